@@ -1,0 +1,1 @@
+"""What it takes to say that something happened to a main key."""

@@ -1,0 +1,250 @@
+"""What can go wrong, drawn as a tree: what matters is read off the class.
+
+KeyrepackError
+├── Transient                 try again: nothing is known to be wrong
+│   ├── KmsUnreachable        the KMS did not answer: not a revocation
+│   ├── KmsThrottled          the KMS answered "too fast"
+│   └── DatabaseAway          the database did not answer
+├── Permanent                 trying again changes nothing
+│   ├── KmsRefused            the KMS answered "no": disabled, denied, deleted … (`cause`)
+│   ├── WrapRefused           these bytes do not open: corrupt, foreign, cut short (`reason`) → quarantine
+│   ├── ProbeFailed           a new main key is unusable (R7): `findings`
+│   ├── RepackConflict        another repack of this environment is open
+│   ├── AlreadyInForce        the main key asked for is the one in force
+│   ├── NotFound              no such environment, repack or key
+│   ├── HierarchyBroken       a cycle, an orphan, too many levels
+│   ├── EnvironmentLocked     its main key is restricted or revoked
+│   └── NotConfigured         a setting without which we stay closed
+└── LostRace                  somebody else was first: drop what you hold and look again
+    ├── LeaseLost             the shard is another worker's, or its repack no longer runs
+    ├── VersionGone           the wrapping version was shredded meanwhile (R5)
+    └── TopChanged            the environment's top changed meanwhile
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from schemas.errors import KeyrepackError
+
+
+class Transient(KeyrepackError):
+    """Worth trying again."""
+
+
+class Permanent(KeyrepackError):
+    """Trying again changes nothing."""
+
+
+class LostRace(KeyrepackError):
+    """Somebody else was first."""
+
+
+class Cause(StrEnum):
+    """Why a main key cannot be used. Every KMS's own codes are translated to these."""
+
+    DENIED = "denied"
+    DISABLED = "disabled"
+    PENDING_DELETION = "pending_deletion"
+    PENDING_IMPORT = "pending_import"
+    UNAVAILABLE = "unavailable"  # the key's own state in the KMS, e.g. its external key store is off
+    DELETED = "deleted"  # or never existed: a KMS does not tell them apart
+    WRONG_USAGE = "wrong_usage"  # asymmetric, HMAC, signing …
+    UNREACHABLE = "unreachable"
+    THROTTLED = "throttled"
+    UNSUPPORTED = "unsupported"  # no adapter for this kind of main key is configured
+
+
+REMEDIES: dict[Cause, str] = {
+    Cause.DENIED: "Allow keyrepack's principal in the key's policy (kms:DescribeKey, Decrypt, ReEncrypt*, GenerateDataKey*).",
+    Cause.DISABLED: "Enable the key in its KMS.",
+    Cause.PENDING_DELETION: "Cancel the key's deletion in its KMS, then enable it.",
+    Cause.PENDING_IMPORT: "Import the key's material into its KMS.",
+    Cause.UNAVAILABLE: "Connect the key's own store again; the KMS reports the key itself as unavailable.",
+    Cause.DELETED: "Check the key's id, account and region; a deleted key cannot be brought back.",
+    Cause.WRONG_USAGE: "Name a symmetric encryption key (SYMMETRIC_DEFAULT, ENCRYPT_DECRYPT).",
+    Cause.UNREACHABLE: "Nothing to do: it is tried again. If it lasts, check the network path to the KMS.",
+    Cause.THROTTLED: "Nothing to do: it is tried again, slower. If it lasts, ask the KMS for a higher quota.",
+    Cause.UNSUPPORTED: "Use a main key of a configured kind, or configure this one.",
+}
+
+
+class KmsRefused(Permanent):
+    """The KMS gave a definite answer: this main key may not be used."""
+
+    def __init__(self, *, main_key: str, cause: Cause, operation: str, detail: str = "") -> None:
+        why = f"{operation} was refused: {cause.value}." + (f" {detail}" if detail else "")
+        super().__init__(f"The main key {main_key} cannot be used.", why, REMEDIES[cause])
+        self.main_key, self.cause, self.operation, self.detail = main_key, cause, operation, detail
+        self.code = f"main_key_{cause.value}"
+
+
+class KmsUnreachable(Transient):
+    """The KMS gave no answer. Nothing follows from it about the key."""
+
+    cause = Cause.UNREACHABLE
+
+    def __init__(self, *, main_key: str, operation: str, detail: str = "") -> None:
+        why = f"{operation} was not answered." + (f" {detail}" if detail else "")
+        super().__init__(f"The KMS of {main_key} does not answer.", why, REMEDIES[self.cause])
+        self.main_key, self.operation, self.detail = main_key, operation, detail
+        self.code = f"main_key_{self.cause.value}"
+
+
+class KmsThrottled(KmsUnreachable):
+    """The KMS asks for fewer calls."""
+
+    cause = Cause.THROTTLED
+
+
+KmsFailure = KmsRefused | KmsUnreachable
+
+
+class DatabaseAway(Transient):
+    """The database did not answer."""
+
+    code = "database_away"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("The database does not answer.", detail, "It is tried again; check that the server is up.")
+
+
+class WrapReason(StrEnum):
+    """Why a wrap does not open. The reason of a quarantine."""
+
+    MALFORMED = "malformed"  # not of the layout: cut short, another version, not ours
+    DOES_NOT_OPEN = "does_not_open"  # a flipped bit, or it belongs to another row, tenant or parent
+    WRONG_FINGERPRINT = "wrong_fingerprint"  # it opens, to other material than the key was born with
+    PARENT_DOES_NOT_OPEN = "parent_does_not_open"  # the version it hangs from is itself in quarantine
+    PARENT_MISSING = "parent_missing"  # the version it hangs from is shredded or was never there
+
+
+class WrapRefused(Permanent):
+    """These bytes do not open. Says nothing about any other key."""
+
+    code = "wrap_refused"
+
+    def __init__(self, *, reason: WrapReason, key: UUID | None = None) -> None:
+        name = f"The wrap of key {key}" if key else "The wrap"
+        super().__init__(f"{name} does not open.", f"Reason: {reason.value}.", "Restore its row from a backup, then retry.")
+        self.reason, self.key = reason, key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One result of a probe. `ok` findings are kept too: they say what was looked at."""
+
+    code: str
+    ok: bool
+    main_key: str
+    cause: str
+    remedy: str = ""
+
+
+class ProbeFailed(Permanent):
+    """A main key was probed and is unusable; nothing was changed (R7)."""
+
+    code = "probe_failed"
+
+    def __init__(self, findings: list[Finding]) -> None:
+        bad = [finding for finding in findings if not finding.ok]
+        super().__init__(
+            "The main key was refused; the old one stays in force.",
+            " ".join(f"{finding.main_key}: {finding.cause}" for finding in bad),
+            " ".join(dict.fromkeys(finding.remedy for finding in bad if finding.remedy)),
+        )
+        self.findings = findings
+        self.code = bad[0].code if bad else self.code
+
+
+class RepackConflict(Permanent):
+    """Another repack of the environment is open; nothing was changed."""
+
+    code = "repack_conflict"
+
+    def __init__(self, *, environment: UUID, repack: UUID, state: str) -> None:
+        super().__init__(
+            "The replacement was refused; nothing was changed.",
+            f"Repack {repack} of environment {environment} is {state}.",
+            "Wait until it has ended, or abort or stop it first.",
+        )
+        self.environment, self.repack, self.state = environment, repack, state
+
+
+class AlreadyInForce(Permanent):
+    """The main key asked for is the one in force, at its current generation."""
+
+    code = "already_in_force"
+
+    def __init__(self, *, main_key: str) -> None:
+        super().__init__("Nothing was changed.", f"{main_key} is already in force, at this generation.", "Nothing to do.")
+        self.main_key = main_key
+
+
+class NotFound(Permanent):
+    """No such thing."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, name: object, remedy: str = "") -> None:
+        super().__init__(f"There is no {kind} {name}.", "", remedy or "Check the id.")
+        self.kind, self.name = kind, str(name)
+
+
+class HierarchyBroken(Permanent):
+    """The hierarchy is not a tree of at most 8 levels; the keys are named."""
+
+    code = "hierarchy_broken"
+
+    def __init__(self, *, fault: str, keys: list[UUID]) -> None:
+        named = ", ".join(str(key) for key in keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+        super().__init__("The hierarchy cannot be repacked.", f"{fault}: {named}.", "Repair the rows named, then start again.")
+        self.fault, self.keys = fault, keys
+
+
+class EnvironmentLocked(Permanent):
+    """The environment's data is unavailable to everyone until its main key is given back."""
+
+    code = "environment_locked"
+
+    def __init__(self, *, environment: UUID, cause: str) -> None:
+        super().__init__(f"Environment {environment} is locked.", f"Its main key is {cause}.", "Give the main key back.")
+        self.environment, self.cause = environment, cause
+
+
+class NotConfigured(Permanent):
+    """A setting is missing without which this part stays closed."""
+
+    code = "not_configured"
+
+
+class LeaseLost(LostRace):
+    """The shard is another worker's by now, or its repack no longer runs. What was not committed is void (R4)."""
+
+    code = "lease_lost"
+
+    def __init__(self, *, shard: int, why: str) -> None:
+        super().__init__(f"The lease of shard {shard} is lost.", why, "Nothing to do: another worker has it.")
+        self.shard = shard
+
+
+class VersionGone(LostRace):
+    """The wrapping version was shredded before the key could hang from it (R5)."""
+
+    code = "version_gone"
+
+    def __init__(self, *, key: UUID, version: int) -> None:
+        super().__init__(f"Version {version} of key {key} is shredded.", "", "Take the active version.")
+        self.key, self.version = key, version
+
+
+class TopChanged(LostRace):
+    """The environment's live top versions changed between the KMS's answer and the commit."""
+
+    code = "top_changed"
+
+    def __init__(self, *, environment: UUID) -> None:
+        super().__init__(f"The top of environment {environment} changed meanwhile.", "", "Look again.")
+        self.environment = environment

@@ -1,0 +1,34 @@
+"""Which provider opens which main key, by the scheme of its URI; and how many calls were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from schemas.keys import MainKeyUri
+from workers.errors import Cause, KmsRefused
+from workers.kms.port import KmsProvider, MainKey
+
+
+class KmsRegistry:
+    """The configured providers, by scheme. A scheme without one is refused: closed when not configured."""
+
+    def __init__(self, providers: Iterable[KmsProvider]) -> None:
+        self._providers = {provider.scheme: provider for provider in providers}
+
+    def main_key(self, uri: MainKeyUri | str) -> MainKey:
+        """The main key `uri` names. Raises MalformedMainKeyUri, or KmsRefused (`unsupported`)."""
+        parsed = MainKeyUri.parse(uri) if isinstance(uri, str) else uri
+        provider = self._providers.get(parsed.scheme)
+        if provider is None:
+            detail = f"This installation serves {', '.join(sorted(self._providers)) or 'none'}."
+            raise KmsRefused(main_key=str(parsed), cause=Cause.UNSUPPORTED, operation="open", detail=detail)
+        return provider.main_key(parsed)
+
+    def total_calls(self) -> int:
+        """Calls made to every KMS by this process so far."""
+        return sum(sum(provider.calls.values()) for provider in self._providers.values())
+
+    async def close(self) -> None:
+        """Let go of every provider's connections."""
+        for provider in self._providers.values():
+            await provider.close()
