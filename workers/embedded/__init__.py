@@ -1,0 +1,1 @@
+"""What a laptop lacks, embedded: never for production."""

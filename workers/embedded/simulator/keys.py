@@ -1,0 +1,170 @@
+"""The simulator's keys: moto's, by account and region, with the material, schedule and clock that moto lacks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.core.base_backend import BackendDict
+from moto.kms.models import Key, KmsBackend
+
+from workers.embedded.simulator.clock import DAY, Clock
+from workers.embedded.simulator.material import Material
+from workers.embedded.simulator.refusals import Refusal
+from workers.embedded.simulator.rotation import Schedule
+
+_ARN = re.compile(r"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<resource>(?:key|alias)/.+)")
+_SYMMETRIC = "SYMMETRIC_DEFAULT"
+_FAST_SPEC = "ECC_NIST_P256"
+
+
+class SimulatorBackend(KmsBackend):
+    """moto's backend of one account and region. A symmetric key there comes with an RSA key nobody uses: skip that."""
+
+    def create_key(
+        self,
+        policy: str | None,
+        key_usage: str | None,
+        key_spec: str | None,
+        description: str | None,
+        tags: list[dict[str, str]] | None,
+        multi_region: bool | None = False,
+        origin: str = "AWS_KMS",
+    ) -> Key:
+        """A new key, with every default filled in."""
+        spec = key_spec or _SYMMETRIC
+        quick = _FAST_SPEC if spec == _SYMMETRIC else spec
+        usage = key_usage or "ENCRYPT_DECRYPT"
+        key = super().create_key(policy, usage, quick, description or "", tags, bool(multi_region), origin)
+        key.key_spec = spec
+        if origin == "EXTERNAL":
+            key.key_state, key.enabled = "PendingImport", False
+        return key
+
+
+@dataclass(slots=True, kw_only=True)
+class SimulatedKey:
+    """One key. `moto` holds its metadata, state and policy."""
+
+    moto: Key
+    material: Material = field(repr=False)
+    schedule: Schedule = field(default_factory=Schedule)
+    deletes_at: float | None = None
+    pending_window_days: int | None = None
+    hides_material_id: bool = False
+
+    @property
+    def arn(self) -> str:
+        """Its ARN."""
+        return str(self.moto.arn)
+
+    @property
+    def state(self) -> str:
+        """Its KeyState."""
+        return str(self.moto.key_state)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether it is a symmetric encryption key."""
+        return bool(self.moto.key_spec == _SYMMETRIC and self.moto.key_usage == "ENCRYPT_DECRYPT")
+
+    def set_state(self, state: str) -> None:
+        """Put it into `state`; one that leaves PendingDeletion is no longer deleted."""
+        self.moto.key_state, self.moto.enabled = state, state == "Enabled"
+        if state != "PendingDeletion":
+            self.deletes_at = self.pending_window_days = None
+
+    def delete_after(self, now: float, days: int) -> None:
+        """Schedule its deletion."""
+        self.set_state("PendingDeletion")
+        self.deletes_at, self.pending_window_days = now + days * DAY, days
+
+    def material_id(self, material_id: str | None = None) -> dict[str, str]:
+        """`{"KeyMaterialId": …}` of the current or the named generation; empty where the key hides it."""
+        if self.hides_material_id or not self.is_symmetric:
+            return {}
+        return {"KeyMaterialId": material_id or self.material.current.material_id}
+
+    def metadata(self) -> dict[str, Any]:
+        """Its KeyMetadata, as DescribeKey answers."""
+        if self.state == "PendingDeletion":  # moto computes DeletionDate from a time of its own clock
+            self.moto.deletion_date = datetime.fromtimestamp(self.deletes_at or 0, UTC).replace(tzinfo=None)
+        found: dict[str, Any] = self.moto.to_dict()["KeyMetadata"]
+        if self.moto.key_usage != "ENCRYPT_DECRYPT":
+            found.pop("EncryptionAlgorithms", None)
+        if self.deletes_at is not None:
+            found["DeletionDate"] = self.deletes_at
+        if self.material_id():
+            found["CurrentKeyMaterialId"] = self.material.current.material_id
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Keys:
+    """Every key of every account and region. Nothing is kept on disk."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.backends = BackendDict(SimulatorBackend, "kms")
+        self._clock = clock
+        self._known: dict[str, SimulatedKey] = {}
+
+    def backend(self, account: str, region: str) -> SimulatorBackend:
+        """moto's backend. Raises Refusal for a region that AWS has not."""
+        try:
+            backend: SimulatorBackend = self.backends[account][region]
+        except KeyError as error:
+            raise Refusal("UnrecognizedClientException", f"There is no region {region}.") from error
+        return backend
+
+    def find(self, identifier: str, account: str, region: str) -> SimulatedKey:
+        """The key that an id, ARN or alias names to a caller in `account`. Raises Refusal NotFoundException."""
+        named = _ARN.fullmatch(identifier)
+        if named and named["region"] != region:
+            raise Refusal("NotFoundException", f"Invalid arn {named['region']}")
+        backend = self.backend(named["account"] if named else account, region)
+        resource = named["resource"] if named else identifier
+        key_id = resource.removeprefix("key/")
+        if resource.startswith("alias/"):
+            key_id = backend.get_key_id_from_alias(resource) or ""
+        return self._settled(backend, key_id, identifier)
+
+    def create(self, account: str, region: str, **fields: Any) -> SimulatedKey:
+        """A new key; `fields` are those of `SimulatorBackend.create_key`."""
+        defaults = {"policy": None, "key_usage": None, "key_spec": None, "description": None, "tags": None}
+        key = self.backend(account, region).create_key(**{**defaults, **fields})
+        return self._wrapped(key)
+
+    def delete(self, key: SimulatedKey) -> None:
+        """Delete it now, material and all."""
+        self.backend(key.moto.account_id, key.moto.region).delete_key(key.moto.id)
+        self._known.pop(key.arn, None)
+
+    def all(self) -> list[SimulatedKey]:
+        """Every key there is."""
+        backends = [backend for regions in self.backends.values() for backend in regions.values()]
+        found = [self._wrapped(key) for backend in backends for key in list(backend.keys.values())]
+        return [key for key in found if not self._has_expired(key)]
+
+    def _settled(self, backend: SimulatorBackend, key_id: str, identifier: str) -> SimulatedKey:
+        key = backend.keys.get(key_id)
+        if key is None or self._has_expired(self._wrapped(key)):
+            raise Refusal("NotFoundException", f"Key '{identifier}' does not exist")
+        found = self._wrapped(key)
+        if found.state == "Enabled":
+            found.schedule.catch_up(found.material, self._clock.now())
+        return found
+
+    def _has_expired(self, key: SimulatedKey) -> bool:
+        if key.deletes_at is None or key.deletes_at > self._clock.now():
+            return False
+        self.delete(key)
+        return True
+
+    def _wrapped(self, key: Key) -> SimulatedKey:
+        found = self._known.get(key.arn)
+        if found is None:
+            now = self._clock.now()
+            key.creation_date = now
+            found = self._known[key.arn] = SimulatedKey(moto=key, material=Material(now))
+        return found
