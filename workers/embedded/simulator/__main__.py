@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kms-simulator", description=__doc__)
     parser.add_argument("--host", default=LOOPBACK, help="loopback address to listen on")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
-    parser.add_argument("--port-file", type=Path, help="file to write {\"port\": N} to once ready")
+    parser.add_argument("--port-file", type=Path, help='file to write {"port": N} to once ready')
     wanted = parser.parse_args(arguments)
 
     def ready(port: int) -> None:

@@ -39,7 +39,7 @@ class CryptographicOperations:
         }
 
     def answer(self, call: KmsCall) -> Answer:
-        """Do it; with DryRun, all but the answer, which is DryRunOperationException where the call would have passed."""
+        """Do it; with DryRun, all but the answer: DryRunOperationException where the call would have passed."""
         answer = self.table[call.operation](call)
         if call.parameters.get("DryRun") is True:
             raise Refusal("DryRunOperationException", "The request would have succeeded, but the DryRun flag is set.")

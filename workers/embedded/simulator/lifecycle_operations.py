@@ -128,7 +128,11 @@ def _rotation_entries(key: SimulatedKey) -> list[dict[str, Any]]:
     entries = []
     for generation in key.material.generations:
         state = "CURRENT" if generation is key.material.current else "NON_CURRENT"
-        entry: dict[str, Any] = {"KeyId": key.moto.id, "KeyMaterialState": state, **key.material_id(generation.material_id)}
+        entry: dict[str, Any] = {
+            "KeyId": key.moto.id,
+            "KeyMaterialState": state,
+            **key.material_id(generation.material_id),
+        }
         if generation.rotation is not None:
             entry |= {"RotationDate": generation.made_at, "RotationType": generation.rotation}
         entries.append(entry)

@@ -47,7 +47,7 @@ def owner_policy(partition: str, accounts: list[str]) -> str:
 def require_permission(
     *, policy: str, action: str, caller: str, owner: str, arn: str, context: Mapping[str, str] | None = None
 ) -> None:
-    """Raise Refusal AccessDeniedException unless the key's policy lets account `caller` do `action` (ReEncryptFrom …)."""
+    """Raise Refusal AccessDeniedException unless the key's policy lets account `caller` do `action` ("ReEncryptTo")."""
     operation = "ReEncrypt" if action.startswith("ReEncrypt") else action
     open_to_caller = caller == owner or operation in CROSS_ACCOUNT
     effects = {

@@ -1,0 +1,182 @@
+"""Main keys in AWS KMS, the company's own or a customer's: `aws-kms:<key ARN>`.
+
+Generations are key material ids. `Encrypt` is the one call that tells none, so `wrap` takes it from the Decrypt that
+checks the new wrap. Least privilege: kms:DescribeKey, GenerateDataKey, Encrypt, Decrypt, ReEncryptFrom and ReEncryptTo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from botocore import xform_name
+
+from schemas.envelope import same_bytes
+from schemas.keys import KEY_BYTES, AwsKeyArn, MainKeyUri
+from workers.errors import Cause, KmsFailure, KmsRefused, KmsUnreachable, WrapReason, WrapRefused
+from workers.kms.aws_clients import AwsClients
+from workers.kms.aws_failures import STATE_CODES, VENDOR_ERRORS, Failure, unusable
+from workers.kms.port import Context, Description, Opened, RootWrap
+
+MAX_BLOB_BYTES = 6144
+"""The longest CiphertextBlob that KMS takes (botocore's model): a longer one is no blob."""
+
+DEFAULT_ATTEMPTS = 3
+"""Tries of one call; past these, whoever asked decides when to ask again."""
+
+
+class AwsKms:
+    """Opens `aws-kms:` main keys. `calls` counts API calls by operation, retries included."""
+
+    scheme = "aws-kms"
+
+    def __init__(
+        self, *, concurrency: int = 16, timeout_seconds: float = 10.0, attempts: int = DEFAULT_ATTEMPTS
+    ) -> None:
+        self.calls: dict[str, int] = {}
+        self._counting = threading.Lock()
+        self._timeout_seconds = timeout_seconds
+        self._clients = AwsClients(concurrency=concurrency, attempts=attempts)
+
+    def main_key(self, uri: MainKeyUri) -> AwsMainKey:
+        """The key that `uri` names. Raises MalformedMainKeyUri."""
+        return AwsMainKey(self, uri)
+
+    async def call(self, operation: str, region: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Make one API call ("GenerateDataKey"). Raises VENDOR_ERRORS; waiting for room does not count as time."""
+        async with self._clients.lend(region) as client, asyncio.timeout(self._timeout_seconds):
+            answer: dict[str, Any] = {}
+            try:
+                answer = await getattr(client, xform_name(operation))(**parameters)
+            except VENDOR_ERRORS as error:
+                answer = getattr(error, "response", None) or {}
+                raise
+            finally:
+                self._count(operation, 1 + answer.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+            return answer
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._clients.close()
+
+    def _count(self, operation: str, made: int) -> None:
+        with self._counting:
+            self.calls[operation] = self.calls.get(operation, 0) + made
+
+
+class AwsMainKey:
+    """One key in AWS KMS."""
+
+    def __init__(self, kms: AwsKms, uri: MainKeyUri) -> None:
+        self.uri = uri
+        self._kms = kms
+        self._arn = AwsKeyArn.of(uri)
+
+    def __repr__(self) -> str:
+        return f"AwsMainKey({self.uri})"
+
+    async def describe(self) -> Description:
+        """Its generation now; None where KMS hides it. Raises KmsRefused where it is unusable."""
+        metadata = (await self._call("DescribeKey", KeyId=self.uri.name))["KeyMetadata"]
+        cause = unusable(metadata)
+        if cause is not None:
+            detail = f"Its state is {metadata.get('KeyState')}, its type {metadata.get('KeySpec')}."
+            raise KmsRefused(main_key=str(self.uri), cause=cause, operation="DescribeKey", detail=detail)
+        return Description(main_key=self.uri, generation=metadata.get("CurrentKeyMaterialId"))
+
+    async def generate(self, context: Context) -> tuple[Opened, RootWrap]:
+        """Fresh material and its wrap, opened again and compared."""
+        answer = await self._call(
+            "GenerateDataKey", KeyId=self.uri.name, KeySpec="AES_256", EncryptionContext=dict(context)
+        )
+        made = Opened(material=answer["Plaintext"], generation=answer.get("KeyMaterialId"))
+        wrap = RootWrap(blob=answer["CiphertextBlob"], generation=made.generation)
+        _require_same(made.material, await self.unwrap(wrap.blob, context))  # R6
+        return made, wrap
+
+    async def wrap(self, material: bytes, context: Context) -> RootWrap:
+        """Wrap `material`, and open the wrap again: to compare (R6), and because Encrypt tells no generation."""
+        if len(material) != KEY_BYTES:
+            raise ValueError(f"A key is {KEY_BYTES} bytes.")
+        answer = await self._call("Encrypt", KeyId=self.uri.name, Plaintext=material, EncryptionContext=dict(context))
+        opened = await self.unwrap(answer["CiphertextBlob"], context)
+        _require_same(material, opened)
+        return RootWrap(blob=answer["CiphertextBlob"], generation=opened.generation)
+
+    async def unwrap(self, blob: bytes, context: Context) -> Opened:
+        """Open a wrap of any generation of this key."""
+        _require_blob(blob)
+        answer = await self._call("Decrypt", KeyId=self.uri.name, CiphertextBlob=blob, EncryptionContext=dict(context))
+        if len(answer["Plaintext"]) != KEY_BYTES:  # a blob of this key and context, but not one of our roots
+            raise WrapRefused(reason=WrapReason.MALFORMED)
+        return Opened(material=answer["Plaintext"], generation=answer.get("KeyMaterialId"))
+
+    def can_rewrap_from(self, source: MainKeyUri) -> bool:
+        """Whether ReEncrypt can take a wrap of `source`: it sees one region of one partition."""
+        if source.scheme != AwsKms.scheme:
+            return False
+        other = AwsKeyArn.of(source)
+        return (other.partition, other.region) == (self._arn.partition, self._arn.region)
+
+    async def rewrap(self, blob: bytes, context: Context, source: MainKeyUri) -> RootWrap:
+        """Move a wrap of `source` under this key by ReEncrypt: the plaintext stays inside KMS."""
+        _require_blob(blob)
+        answer = await self._call(
+            "ReEncrypt",
+            source,
+            CiphertextBlob=blob,
+            SourceKeyId=source.name,
+            SourceEncryptionContext=dict(context),
+            DestinationKeyId=self.uri.name,
+            DestinationEncryptionContext=dict(context),
+        )
+        return RootWrap(blob=answer["CiphertextBlob"], generation=answer.get("DestinationKeyMaterialId"))
+
+    async def _call(self, operation: str, source: MainKeyUri | None = None, /, **parameters: Any) -> dict[str, Any]:
+        """One call; a vendor's error leaves as one of ours. `source` is the other key that the call names."""
+        try:
+            return await self._kms.call(operation, self._arn.region, parameters)
+        except VENDOR_ERRORS as error:
+            failure = Failure.of(error, main_key=self.uri, operation=operation)
+            raise await self._judged(failure, source) from error
+
+    async def _judged(self, failure: Failure, source: MainKeyUri | None) -> KmsFailure | WrapRefused:
+        """What a failure means: DescribeKey is asked where its code does not tell which state, or which key."""
+        keys = [self] if source is None or source == self.uri else [AwsMainKey(self._kms, source), self]
+        cause, is_clear = failure.cause, len(keys) == 1 and failure.code not in STATE_CODES
+        if cause is None or is_clear or failure.operation == "DescribeKey":
+            return failure.translated()
+        suspect = None
+        for key in keys:
+            found = await key._why_unusable()
+            if isinstance(found, KmsUnreachable):
+                return found
+            if found is Cause.DENIED and cause is not Cause.DENIED:
+                suspect = key  # it may not even be described: the state that refused is most likely its
+            elif found is not None:
+                return failure.refused(found, key.uri)
+        if suspect is not None:
+            return failure.refused(cause, suspect.uri)
+        if cause is Cause.DENIED and source is not None and "kms:ReEncryptFrom" in failure.message:
+            return failure.refused(cause, source)
+        return failure.translated() if cause in {Cause.DENIED, Cause.WRONG_USAGE} else failure.changing()
+
+    async def _why_unusable(self) -> Cause | KmsUnreachable | None:
+        try:
+            await self.describe()
+        except KmsRefused as refused:
+            return refused.cause
+        except KmsUnreachable as unreachable:
+            return unreachable
+        return None
+
+
+def _require_same(material: bytes, opened: Opened) -> None:
+    if not same_bytes(material, opened.material):
+        raise WrapRefused(reason=WrapReason.WRONG_FINGERPRINT)
+
+
+def _require_blob(blob: bytes) -> None:
+    if not 1 <= len(blob) <= MAX_BLOB_BYTES:
+        raise WrapRefused(reason=WrapReason.MALFORMED)
