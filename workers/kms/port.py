@@ -6,6 +6,7 @@ its KMS hides it, and binds every wrap to an encryption context of ids. An adapt
 - KmsRefused where the KMS gives a definite no (with its `cause`),
 - KmsUnreachable or KmsThrottled where it gives no answer,
 - WrapRefused where the key is fine and the bytes are not,
+- NotConfigured where this installation keeps the provider closed (`managed:` without its file),
 
 and nothing else: a vendor's error never crosses this line. Plaintext is 32 bytes and leaves only as a return value.
 """

@@ -1,0 +1,62 @@
+"""The certificate that an old main key is needed for nothing: who, when, from, to, counts, census, head of the audit."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from schemas.keys import KeyKind
+from workers.store.environments import Environment, all_tops
+from workers.store.models import audit_head
+from workers.store.repacks import Repack
+from workers.store.roots import root_page
+from workers.store.shards import progress
+from workers.store.types import read_clock
+
+STATEMENT = "No key of this environment needs the old main key any more. Its owner may disable or delete it."
+
+
+def make_certificate(connection: Connection, repack: Repack, environment: Environment) -> dict[str, Any]:
+    """What is true as the move closes, in the transaction that closes it. JSON values only."""
+    tops = {top["version"]: top for top in all_tops(connection, environment.id)}
+    head = connection.execute(select(audit_head.c.seq, audit_head.c.hash).with_for_update()).first()
+    roots, census = _census(connection, environment, repack.to_top)
+    parts = progress(connection, repack.id)
+    return {
+        "statement": STATEMENT,
+        "repack": str(repack.repack_id),
+        "environment": str(environment.environment_id),
+        "workspace": environment.workspace,
+        "name": environment.name,
+        "mode": repack.mode.value,
+        "actor": repack.actor,
+        "from": _end(tops[repack.from_top]),
+        "to": _end(tops[repack.to_top]),
+        "started_at": repack.created_at,
+        "closed_at": read_clock(connection),
+        "roots": roots,
+        "rewrapped": sum(part.rewrapped for part in parts),
+        "already_current": sum(part.already_current for part in parts),
+        "census": census,
+        "audit": {"seq": head.seq, "hash": head.hash.hex()} if head else {"seq": 0, "hash": ""},
+    }
+
+
+def _census(connection: Connection, environment: Environment, top_version: int) -> tuple[int, str]:
+    """How many versions of roots are under `top_version`, and SHA-256 over (kind, key id, version, fingerprint) of each."""
+    count, digest = 0, hashlib.sha256()
+    for kind in (KeyKind.WRAPPING, KeyKind.DATA):
+        after = 0
+        while roots := root_page(connection, environment.id, kind, after=after, upto=2**62, limit=500):
+            for root in roots:
+                if root.is_under(top_version):
+                    count += 1
+                    digest.update(f"{kind}:{root.key_id}:{root.version}:{root.fingerprint.hex()}\n".encode())
+            after = roots[-1].key
+    return count, digest.hexdigest()
+
+
+def _end(top: dict[str, Any]) -> dict[str, Any]:
+    return {"main_key": top["main_key"], "generation": top["generation"], "top_version": top["version"]}

@@ -1,0 +1,269 @@
+"""The read side: unwrap keys, and create new ones, while repacks come and go.
+
+    keyring = Keyring(services)
+    parent = keyring.create_wrapping_key("acme/production")
+    created = keyring.create_data_key("acme/production", parent)
+    material = keyring.unwrap(created.key_id)
+
+Safe under threads. Plaintext stays in the cache for at most `cache_ttl` seconds from when it was filled (R8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection
+
+from schemas.envelope import WRAP_LIMIT
+from schemas.keys import MAX_LEVELS, KeyKind, MainKeyUri
+from workers.cache import PlaintextCache
+from workers.chain import ChainRows
+from workers.errors import EnvironmentLocked, HierarchyBroken, LostRace, NotFound, WrapReason, WrapRefused
+from workers.minting import Minted, check_tops, material_of, mint_child, mint_roots, store_version
+from workers.rewrap import open_wrap
+from workers.services import Services
+from workers.store import environments, keys
+from workers.store.environments import Environment, live_tops
+from workers.store.keys import DataKeyRow, StoredRootWrap, WrappingKeyRow
+from workers.store.outbox import tell
+
+TRIES = 10
+"""How often a key that lost a race (its version was shredded, the top changed) takes the new state of things."""
+
+RESERVED = 1000
+"""Wraps reserved against WRAP_LIMIT at once, so that creators of keys under one parent do not wait for each other."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A new key. `material` is its 32 bytes of plaintext: use it and let go of it."""
+
+    key_id: UUID
+    material: bytes = field(repr=False)
+
+
+class Keyring:
+    """Unwraps and creates the keys of every environment, for one process."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        self._services = services
+        self._data: PlaintextCache[UUID] = PlaintextCache(
+            ttl=settings.cache_ttl, size=settings.cache_size, clock=services.clock
+        )
+        self._reserved: dict[keys.Pair, int] = {}
+
+    # Environments -----------------------------------------------------------------------------------------------
+
+    def create_environment(self, workspace: str, name: str, *, main_key: str = "managed:", actor: str) -> Environment:
+        """A new environment on `main_key`, which is asked for its generation first. Raises KmsRefused, KmsUnreachable."""
+        services = self._services
+        uri = MainKeyUri.parse(main_key)
+        described = services.loop.run(services.kms.main_key(uri).describe())
+        with services.database.write() as connection:
+            environment = environments.create_environment(
+                connection, workspace=workspace, name=name, main_key=str(uri), generation=described.generation
+            )
+            tell(
+                connection, "environment.created", actor=actor, environment_id=environment.environment_id,
+                facts={"workspace": workspace, "name": name, "main_key": str(uri)},
+            )  # fmt: skip
+        services.wake.outbox()
+        return environment
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    def unwrap(self, key_id: UUID) -> bytes:
+        """A data key's material (32 bytes).
+
+        Raises NotFound, EnvironmentLocked, WrapRefused (this key is broken), KmsRefused, KmsUnreachable (no live main
+        key opens it).
+        """
+        material = self._data.get(key_id)
+        if material is not None:
+            return material
+        row, environment, rows, root_wraps = self._read(key_id)
+        if row.parent is None:
+            material = self._open_data_root(environment, row, root_wraps)
+        else:
+            material = self._open_data(environment, row, rows)
+        self._data.put(key_id, material)
+        return material
+
+    def _read(self, key_id: UUID) -> tuple[DataKeyRow, Environment, ChainRows, list[StoredRootWrap]]:
+        """Everything that opens a data key, as of one moment: a repack may go on right after."""
+        services = self._services
+        with services.database.snapshot() as connection:
+            row = keys.find_data_key(connection, key_id)
+            if row is None:
+                raise NotFound("data key", key_id)
+            environment = _unlocked(environments.get_environment(connection, row.environment))
+            if row.parent is None:
+                wraps = keys.load_root_wraps(connection, KeyKind.DATA, [row.id])
+                return row, environment, ChainRows({}, {}), wraps.get((row.id, 0), [])
+            rows = services.chain.read_rows(connection, [(row.parent, row.parent_version)])
+            return row, environment, rows, []
+
+    def _open_data_root(self, environment: Environment, row: DataKeyRow, wraps: list[StoredRootWrap]) -> bytes:
+        services = self._services
+        opened = services.chain.open_root(environment.environment_id, row.key_id, wraps, row.fingerprint)
+        return material_of(services.loop.run(opened))
+
+    def _open_data(self, environment: Environment, row: DataKeyRow, rows: ChainRows) -> bytes:
+        assert row.parent is not None
+        pair = (row.parent, row.parent_version)
+        parent = material_of(self._services.chain.open_rows(environment.environment_id, rows, [pair])[pair])
+        if row.wrapped is None:
+            raise WrapRefused(reason=WrapReason.MALFORMED, key=row.key_id)
+        return open_wrap(
+            parent, row.wrapped, environment=environment.environment_id, key=row.key_id, parent=rows.links[pair].key_id,
+            born_with=row.fingerprint,
+        )  # fmt: skip
+
+    # Creating ---------------------------------------------------------------------------------------------------
+
+    def create_wrapping_key(self, environment: str | UUID, parent: UUID | None = None) -> UUID:
+        """A new wrapping key below `parent`, or a root. Returns its id. Raises as `unwrap`, and HierarchyBroken."""
+        return self._create(environment, parent, KeyKind.WRAPPING, 1)[0].key_id
+
+    def create_data_key(self, environment: str | UUID, parent: UUID | None = None) -> Created:
+        """A new data key below `parent`, or a root (a connection key)."""
+        return self._create(environment, parent, KeyKind.DATA, 1)[0]
+
+    def create_data_keys(self, environment: str | UUID, parent: UUID | None, count: int) -> list[Created]:
+        """Many data keys below one parent, in one transaction."""
+        return self._create(environment, parent, KeyKind.DATA, count)
+
+    def create_wrapping_keys(self, environment: str | UUID, parent: UUID | None, count: int) -> list[UUID]:
+        """Many wrapping keys below one parent, in one transaction."""
+        return [created.key_id for created in self._create(environment, parent, KeyKind.WRAPPING, count)]
+
+    def _create(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, count: int) -> list[Created]:
+        ids = [uuid4() for _ in range(count)]
+        attempt = self._try_roots if parent is None else self._try_children
+        minted = _again_after_lost_races(lambda: attempt(reference, parent, kind, ids))
+        # Only what was committed is remembered: a key whose transaction rolled back is never served.
+        for one in minted if kind == KeyKind.DATA else []:
+            self._data.put(one.key_id, one.material)
+        return [Created(key_id=one.key_id, material=one.material) for one in minted]
+
+    def _try_roots(self, reference: str | UUID, _parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> list[Minted]:
+        """Roots, wrapped under every live main key while a move is open (R1)."""
+        services = self._services
+        with services.database.read() as connection:
+            environment = _unlocked(environments.find_environment(connection, reference))
+            tops = live_tops(connection, environment.id)
+        minted = mint_roots(services, environment, tops, ids)
+        with services.database.write() as connection:
+            check_tops(connection, environment, tops)
+            _store(connection, environment, minted, kind, parent=None)
+        return minted
+
+    def _try_children(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> list[Minted]:
+        """Keys below a wrapping key's active version, which is held from being shredded until they are stored (R5)."""
+        assert parent is not None
+        services = self._services
+        with services.database.read() as connection:
+            environment = _unlocked(environments.find_environment(connection, reference))
+            above = keys.find_wrapping_key(connection, parent)
+        _check_place(above, environment, kind)
+        pair = (above.id, above.active_version or 0)
+        self._reserve(environment, above, len(ids))
+        material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
+        minted = [
+            mint_child(services, environment, key=key, parent=pair, parent_id=parent, parent_material=material)
+            for key in ids
+        ]
+        with services.database.write() as connection:
+            keys.hold_version(connection, pair)
+            _store(connection, environment, minted, kind, parent=above)
+        return minted
+
+    def _reserve(self, environment: Environment, above: WrappingKeyRow, count: int) -> None:
+        """Count wraps before they are made; a version that has made 2^32 is rekeyed, not used (R6)."""
+        pair = (above.id, above.active_version or 0)
+        left = self._reserved.get(pair, 0) - count
+        if left < 0:
+            block = max(RESERVED, count)
+            with self._services.database.write() as connection:
+                total = keys.add_wraps(connection, pair, block)
+            if total > WRAP_LIMIT:
+                self.rekey(environment, above)
+                raise _Rekeyed("The wrapping key has a new version.")
+            left = self._reserved.get(pair, 0) + block - count
+        self._reserved[pair] = left
+
+    def rekey(self, environment: Environment, row: WrappingKeyRow) -> None:
+        """Give a wrapping key its next version at once; what hangs from the old one stays until the next deep repack."""
+        services = self._services
+        with services.database.read() as connection:
+            version = keys.last_versions(connection, [row.id]).get(row.id, 0) + 1
+            tops = live_tops(connection, environment.id)
+            above = keys.find_wrapping_key(connection, row.parent) if row.parent is not None else None
+        if above is None:
+            minted = mint_roots(services, environment, tops, [row.key_id])[0]
+        else:
+            pair = (above.id, above.active_version or 0)
+            material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
+            minted = mint_child(
+                services, environment, key=row.key_id, parent=pair, parent_id=above.key_id, parent_material=material
+            )
+        with services.database.write() as connection:
+            if above is None:
+                check_tops(connection, environment, tops)
+            store_version(connection, environment, minted, wrapping_key=row.id, version=version)
+
+
+class _Rekeyed(LostRace):
+    """The version was full; look again, there is a fresh one."""
+
+
+def _again_after_lost_races(attempt: Callable[[], T]) -> T:
+    for _ in range(TRIES - 1):
+        try:
+            return attempt()
+        except LostRace:
+            continue
+    return attempt()
+
+
+def _unlocked(environment: Environment) -> Environment:
+    if environment.lock_cause is not None:
+        raise EnvironmentLocked(environment=environment.environment_id, cause=environment.lock_cause)
+    return environment
+
+
+def _check_place(above: WrappingKeyRow, environment: Environment, kind: KeyKind) -> None:
+    if above.environment != environment.id:
+        raise NotFound("wrapping key", f"{above.key_id} in {environment}")
+    if kind == KeyKind.WRAPPING and above.level >= MAX_LEVELS:
+        raise HierarchyBroken(fault="too_deep", keys=[above.key_id])
+
+
+def _store(
+    connection: Connection, environment: Environment, minted: list[Minted], kind: KeyKind, *, parent: WrappingKeyRow | None
+) -> None:
+    """Insert minted keys; their parent's version, or the live tops, are held."""
+    level = 1 if parent is None else parent.level + 1
+    place = {"environment": environment.id, "parent": parent.id if parent else None, "level": level}
+    if kind == KeyKind.WRAPPING:
+        for one in minted:
+            row = keys.insert_wrapping_key(connection, key_id=one.key_id, **place)  # type: ignore[arg-type]
+            store_version(connection, environment, one, wrapping_key=row, version=1)
+        return
+    keys.insert_data_keys(connection, [_data_row(one, place) for one in minted])
+    if parent is None:
+        rows = keys.data_key_rows(connection, [one.key_id for one in minted])
+        for one in minted:
+            own = one.root_rows(environment=environment.id, kind=KeyKind.DATA, key=rows[one.key_id], version=0)
+            keys.insert_root_wraps(connection, own)
+
+
+def _data_row(minted: Minted, place: dict[str, Any]) -> dict[str, Any]:
+    own = {"key_id": minted.key_id, "fingerprint": minted.fingerprint, "wrapped": minted.wrapped}
+    return own | place | {"parent_version": minted.parent_version}

@@ -1,0 +1,377 @@
+"""THE PAGE: a repack from start to finish, in the order in which it happens.
+
+    start_repack ─► walk_slice ─► … ─► advance: close_move ─► walk_slice ─► … ─► advance: finish
+                       │ claim, batch, checkpoint, batch, checkpoint, leave
+
+Every step is a transaction that can be the last thing a process does: whoever comes next goes on from there.
+What may happen to a repack from outside (pause, block, abort, stop, retry) is in `steering`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from schemas.keys import KeyKind, MainKeyUri, TopState
+from schemas.states import Mode, RepackState, Stage
+from workers.certificate import make_certificate
+from workers.errors import AlreadyInForce, KmsRefused, KmsUnreachable, LeaseLost, LostRace, ProbeFailed, RepackConflict
+from workers.logs import log
+from workers.moves import MoveWalk
+from workers.planner import cut_children, shard_size_for
+from workers.probe import Probe, probe_replacement
+from workers.renewal import RenewWalk
+from workers.services import Services
+from workers.shredding import ShredWalk
+from workers.steering import block, look_again
+from workers.store import shards
+from workers.store.environments import (
+    Environment,
+    TopVersion,
+    drop_root_wraps,
+    get_environment,
+    insert_top,
+    last_top_version,
+    live_tops,
+    lock_environment,
+    set_top_state,
+)
+from workers.store.quarantine import count_open
+from workers.store.repacks import Repack, change_state, create_repack, get_repack, hold_running, open_repack, set_columns
+from workers.store.roots import count_roots, count_unmoved, root_boundaries
+from workers.store.shards import Range, Shard, Tally
+from workers.store.outbox import tell
+from workers.store.trees import check_tree, child_counts, count_draining, deepest_level, split_parent, wrapping_key_rows
+from workers.walks import Batch, Run, Walk
+
+ROOTS_IN_SHARD = 256
+"""Roots are few and slow (a KMS call each): small shards let every worker take part."""
+
+KEYS_IN_SHRED_SHARD = 2000
+"""Wrapping keys whose old versions one worker proves unused at a time."""
+
+WALKS = {Stage.MOVE: MoveWalk, Stage.RENEW: RenewWalk, Stage.SHRED: ShredWalk}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked for: move an environment to a main key. `target` None: to its own key's current generation."""
+
+    environment: Environment
+    target: MainKeyUri | None
+    mode: Mode
+    actor: str
+
+
+# 1. Start: probe, plan, and one transaction that makes it so ---------------------------------------------------------
+
+
+def start_repack(services: Services, request: Request, *, settle: object = None) -> Repack:
+    """Start a repack, or return the open one that was asked for in the same words.
+
+    `settle(connection, repack)` runs in the same transaction: an event's effect and its record commit together (R2).
+    Raises ProbeFailed (R7), RepackConflict, AlreadyInForce, HierarchyBroken; then nothing was changed.
+    """
+    source, target = _ends(services, request)
+    found = _same_or_conflict(services, request, target)
+    if found is not None:
+        return _settled(services, found, settle)
+    probe = probe_replacement(services, request.environment, source, target)
+    if not probe.is_clear:
+        raise ProbeFailed(probe.findings)
+    if str(target) == source.main_key and probe.generation == source.generation and (probe.generation or request.target):
+        raise AlreadyInForce(main_key=source.main_key)
+    with services.database.read() as connection:
+        check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
+        ranges = plan_move(connection, request.environment)
+    try:
+        with services.database.write() as connection:
+            repack = _create(connection, request, source, target, probe, ranges)
+            if callable(settle):
+                settle(connection, repack)
+    except IntegrityError as error:  # another start was faster: the index of open repacks refused ours
+        found = _same_or_conflict(services, request, target)
+        if found is None:
+            raise
+        log.info("repack.start_lost_race", repack=str(found.repack_id), error=type(error).__name__)
+        return _settled(services, found, settle)
+    log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
+    services.wake.repack(repack.id, times=len(ranges) or 1)
+    services.wake.outbox()
+    return repack
+
+
+def _ends(services: Services, request: Request) -> tuple[TopVersion, MainKeyUri]:
+    """The top version in force, and the main key to move to."""
+    with services.database.read() as connection:
+        source = live_tops(connection, request.environment.id)[0]
+    return source, request.target or MainKeyUri.parse(source.main_key)
+
+
+def _same_or_conflict(services: Services, request: Request, target: MainKeyUri) -> Repack | None:
+    """The open repack if it is the one asked for. Raises RepackConflict if it is another one."""
+    with services.database.read() as connection:
+        repack = open_repack(connection, request.environment.id)
+    if repack is None or (repack.target_key == str(target) and repack.mode == request.mode):
+        return repack
+    raise RepackConflict(
+        environment=request.environment.environment_id, repack=repack.repack_id, state=repack.state.value
+    )
+
+
+def _settled(services: Services, repack: Repack, settle: object) -> Repack:
+    if callable(settle):
+        with services.database.write() as connection:
+            settle(connection, repack)
+    return repack
+
+
+def _create(
+    connection: Connection, request: Request, source: TopVersion, target: MainKeyUri, probe: Probe, ranges: list[Range]
+) -> Repack:
+    environment = lock_environment(connection, request.environment.id)
+    if live_tops(connection, environment.id)[0] != source:
+        raise RepackConflict(environment=environment.environment_id, repack=environment.environment_id, state="just ended")
+    version = last_top_version(connection, environment.id) + 1
+    repack = create_repack(
+        connection, environment=environment.id, mode=request.mode, levels=deepest_level(connection, environment.id),
+        from_top=source.version, to_top=version, source_key=source.main_key, target_key=str(target), actor=request.actor,
+        kms_calls=probe.calls,
+    )  # fmt: skip
+    # R1: from here on new roots are wrapped under both; every root keeps its old wrap until the move closes.
+    set_top_state(connection, environment.id, source.version, TopState.DRAINING)
+    insert_top(connection, environment.id, version=version, main_key=str(target), generation=probe.generation)
+    shards.plan_shards(connection, repack.id, Stage.MOVE, 1, ranges)
+    tell(
+        connection, "repack.started", actor=request.actor, environment_id=environment.environment_id,
+        repack_id=repack.repack_id,
+        facts={
+            "mode": request.mode.value, "source": source.main_key, "source_generation": source.generation,
+            "target": str(target), "target_generation": probe.generation,
+            "roots": sum(part.expected for part in ranges), "shards": len(ranges),
+        },
+    )  # fmt: skip
+    return repack
+
+
+def plan_move(connection: Connection, environment: Environment) -> list[Range]:
+    """Ranges over the roots: wrapping keys first, for everything else hangs from them."""
+    ranges: list[Range] = []
+    for kind in (KeyKind.WRAPPING, KeyKind.DATA):
+        count, last = count_roots(connection, environment.id, kind)
+        size = shard_size_for(count, least=ROOTS_IN_SHARD)
+        after, left = 0, count
+        for boundary in root_boundaries(connection, environment.id, kind, step=size) if count else []:
+            ranges.append(Range(after=(after, shards.END), upto=(boundary, shards.END), expected=min(size, left), kind=kind))
+            after, left = boundary, left - size
+        if after < last:
+            ranges.append(Range(after=(after, shards.END), upto=(last, shards.END), expected=left, kind=kind))
+    return ranges
+
+
+# 2. Walk: claim a shard, batch after batch, leave --------------------------------------------------------------------
+
+
+def walk_slice(services: Services, repack_id: int) -> bool:
+    """Work on a repack for a slice of time, shard after shard, then make room for others.
+
+    Returns whether there is more to do. Called by any number of workers at once, after any crash, as often as one likes.
+    """
+    with services.database.read() as connection:
+        repack = get_repack(connection, repack_id)
+    if repack.state == RepackState.BLOCKED:
+        repack = look_again(services, repack)
+    deadline = services.clock() + services.settings.slice_seconds
+    try:
+        while repack.is_running and services.clock() < deadline:
+            shard = _claim(services, repack)
+            if shard is None and not advance(services, repack):
+                return False  # other workers hold what is left; the last one of them goes on
+            with services.database.read() as connection:
+                repack = get_repack(connection, repack_id)
+                environment = get_environment(connection, repack.environment)
+            if shard is not None:
+                walk_shard(Run(services=services, repack=repack, environment=environment), shard, deadline)
+    except (KmsRefused, KmsUnreachable) as error:
+        block(services, repack, error)
+        return False
+    except LostRace as error:
+        log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))
+    return repack.is_running
+
+
+def _claim(services: Services, repack: Repack) -> Shard | None:
+    with services.database.write() as connection:
+        if not hold_running(connection, repack).is_at_work:
+            return None
+        return shards.claim_shard(
+            connection, repack.id, owner=services.owner, lease_seconds=services.settings.lease_seconds
+        )
+
+
+def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
+    """Batch after batch until the shard or the slice ends. Whatever is raised, the lease is given back."""
+    walk: Walk = WALKS[shard.stage](run, shard)
+    done = False
+    try:
+        while not done:
+            batch = walk.prepare(shard.cursor)
+            shard = commit_batch(run, shard, batch)
+            if batch.failure is not None:
+                raise batch.failure
+            done = batch.is_last
+            if run.services.clock() >= deadline:
+                break
+    finally:
+        with run.services.database.write() as connection:
+            shards.release_shard(connection, shard, done=done)
+
+
+def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
+    """Keys, counts and cursor in one transaction, fenced by lease, state and epoch (R4, R8). Raises LeaseLost."""
+    settings = run.services.settings
+    with run.services.database.write() as connection:
+        held = hold_running(connection, run.repack)
+        if not held.is_at_work or held.epoch != run.environment.epoch:
+            raise LeaseLost(shard=shard.id, why=f"The repack is {held.state.value}.")
+        tally = batch.write(connection)
+        shard = shards.checkpoint(
+            connection, shard, cursor=batch.cursor, tally=tally, lease_seconds=settings.lease_seconds
+        )
+        _tell_quarantine(connection, run, tally)
+    batch.written()
+    log.debug("shard.checkpointed", shard=shard.id, seen=tally.seen, rewrapped=tally.rewrapped)
+    return shard
+
+
+def _tell_quarantine(connection: Connection, run: Run, tally: Tally) -> None:
+    if tally.quarantined:
+        tell(
+            connection, "key.quarantined", actor=run.services.owner, environment_id=run.repack.environment_id,
+            repack_id=run.repack.repack_id, facts={"keys": tally.quarantined},
+        )  # fmt: skip
+
+
+# 3. Advance: when no shard of a stage is left, close it and plan the next --------------------------------------------
+
+
+def advance(services: Services, repack: Repack) -> bool:
+    """Take the next step of a repack whose shards are all walked. Returns whether a step was taken.
+
+    Every worker may try: the step is taken under the locks of environment and repack, by whoever comes first.
+    """
+    following = _next_stage(services, repack)
+    ranges = _plan(services, repack, following) if following else []
+    with services.database.write() as connection:
+        environment = lock_environment(connection, repack.environment)
+        current = get_repack(connection, repack.id, lock=True)
+        unfinished, _ = shards.count_unfinished(connection, repack.id)
+        moved_on = (current.state, current.stage, current.level) != (repack.state, repack.stage, repack.level)
+        if moved_on or unfinished or environment.lock_cause:
+            return unfinished == 0 and current.is_running and not environment.lock_cause
+        if current.stage == Stage.MOVE and not _close_move(connection, current, environment):
+            return True  # roots were created meanwhile: they have shards of their own now
+        if following is None:
+            _finish(connection, services, current)
+        else:
+            _enter(connection, services, current, following, ranges)
+    services.wake.repack(repack.id, times=len(ranges))
+    services.wake.outbox()
+    return True
+
+
+def _next_stage(services: Services, repack: Repack) -> tuple[Stage, int] | None:
+    """What comes after this stage and level: down through the levels renewing, up again shredding."""
+    if repack.mode == Mode.SHALLOW:
+        return None
+    with services.database.read() as connection:
+        deepest = deepest_level(connection, repack.environment)
+    level = 0 if repack.stage == Stage.MOVE else repack.level
+    if repack.stage != Stage.SHRED:
+        following = (Stage.RENEW, level + 1) if level < deepest else (Stage.SHRED, deepest)
+    else:
+        following = (Stage.SHRED, level - 1)
+    return following if following[1] > 0 else None
+
+
+def _plan(services: Services, repack: Repack, following: tuple[Stage, int]) -> list[Range]:
+    """Ranges of a stage, read before the locks are taken: a key that comes later hangs from a fresh version already."""
+    stage, level = following
+    if repack.stage == Stage.MOVE:
+        return []  # the move closes first: what was created until then belongs into the plan
+    with services.database.read() as connection:
+        if stage == Stage.SHRED:
+            keys = ((key, 1) for key in wrapping_key_rows(connection, repack.environment, level))
+            return list(cut_children(keys, size=KEYS_IN_SHRED_SHARD, split=lambda _parent, _step: ()))
+        counts = child_counts(connection, repack.environment, level)
+        size = services.settings.shard_size
+        return list(
+            cut_children(
+                counts, size=size, split=lambda parent, step: split_parent(connection, repack.environment, level, parent, step)
+            )
+        )
+
+
+def _enter(
+    connection: Connection, services: Services, repack: Repack, following: tuple[Stage, int], ranges: list[Range]
+) -> None:
+    stage, level = following
+    if repack.stage == Stage.MOVE:
+        change_state(
+            connection, repack, RepackState.RENEWING, "repack.renewing", actor=services.owner, stage=Stage.RENEW, level=0
+        )
+        return
+    shards.plan_shards(connection, repack.id, stage, level, ranges)
+    set_columns(connection, repack, stage=stage, level=level)
+
+
+def _close_move(connection: Connection, repack: Repack, environment: Environment) -> bool:
+    """Drop the old wraps once no root needs them (R1). Writers are shut out by the environment's lock.
+
+    A quarantined root keeps the move open, and the old main key in force beside the new one. False: there are roots that
+    have to be moved first.
+    """
+    missing, quarantined = count_unmoved(connection, environment.id, repack.to_top)
+    if missing > quarantined:
+        shards.plan_shards(connection, repack.id, Stage.MOVE, 1, plan_move(connection, environment))
+        return False
+    if missing:
+        return True
+    older = [top.version for top in live_tops(connection, environment.id) if top.version < repack.to_top]
+    certificate = make_certificate(connection, repack, environment)
+    drop_root_wraps(connection, environment.id, older)
+    for version in older:
+        set_top_state(connection, environment.id, version, TopState.RETIRED)
+    set_columns(connection, repack, move_closed_at=certificate["closed_at"], certificate=certificate)
+    tell(
+        connection, "repack.move_closed", actor="keyrepack", environment_id=environment.environment_id,
+        repack_id=repack.repack_id, facts={"certificate": certificate},
+    )  # fmt: skip
+    return True
+
+
+def _finish(connection: Connection, services: Services, repack: Repack) -> None:
+    """The end: nothing is stale, or only what quarantined keys hold back (R9)."""
+    quarantined = count_open(connection, environment=repack.environment)
+    if repack.mode == Mode.DEEP and not quarantined and count_draining(connection, repack.environment):
+        set_columns(connection, repack, stage=Stage.RENEW, level=deepest_level(connection, repack.environment))
+        return  # a version began to drain after its level was shredded: once more from the bottom up
+    state = RepackState.FINISHED_WITH_QUARANTINE if quarantined else RepackState.FINISHED
+    totals = Tally()
+    for part in shards.progress(connection, repack.id):
+        totals.add(
+            Tally(
+                seen=part.seen, rewrapped=part.rewrapped, already_current=part.already_current,
+                quarantined=part.quarantined, minted=part.minted, shredded=part.shredded, kms_calls=part.kms_calls,
+            )  # fmt: skip
+        )
+    change_state(
+        connection, repack, state, f"repack.{state.value}", actor=services.owner,
+        facts={
+            "seen": totals.seen, "rewrapped": totals.rewrapped, "already_current": totals.already_current,
+            "quarantined": quarantined, "minted": totals.minted, "shredded": totals.shredded,
+            "kms_calls": totals.kms_calls + repack.kms_calls,
+        },
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""One key, and one batch of keys: open under the old version, check, seal under the new one, check again.
+
+The loop of `rewrap_group` is what a deep repack spends its life in: it takes one-shot calls, no object a key, and
+random bytes by the batch.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from schemas.envelope import (
+    FINGERPRINT_BYTES,
+    LAYOUT_1,
+    NONCE_BYTES,
+    WRAP_BYTES,
+    associated_data,
+    associated_prefix,
+    fingerprint,
+    fingerprint_prefix,
+    join_wrap,
+    same_bytes,
+    split_wrap,
+)
+from schemas.errors import MalformedWrap
+from workers.errors import WrapReason, WrapRefused
+from workers.store.pages import Group
+
+RandomBytes = Callable[[int], bytes]
+
+
+def seal(
+    parent_material: bytes, material: bytes, *, environment: UUID, key: UUID, parent: UUID, random: RandomBytes = os.urandom
+) -> bytes:
+    """A key's wrap under its parent, opened again and compared before it is returned (R6). 61 bytes."""
+    cipher = AESGCM(parent_material)
+    bound = associated_data(environment, key, parent)
+    nonce = random(NONCE_BYTES)
+    sealed = cipher.encrypt(nonce, material, bound)
+    if not same_bytes(cipher.decrypt(nonce, sealed, bound), material):
+        raise RuntimeError("A wrap did not open to what was sealed.")  # broken hardware: store nothing
+    return join_wrap(nonce, sealed)
+
+
+def open_wrap(
+    parent_material: bytes, wrap: bytes, *, environment: UUID, key: UUID, parent: UUID, born_with: bytes
+) -> bytes:
+    """A key's material, if its wrap opens here and it is still the key it was born as (R6). Raises WrapRefused."""
+    try:
+        nonce, sealed = split_wrap(wrap)
+        material = AESGCM(parent_material).decrypt(nonce, sealed, associated_data(environment, key, parent))
+    except MalformedWrap:
+        raise WrapRefused(reason=WrapReason.MALFORMED, key=key) from None
+    except InvalidTag:
+        raise WrapRefused(reason=WrapReason.DOES_NOT_OPEN, key=key) from None
+    return check_fingerprint(material, environment=environment, key=key, born_with=born_with)
+
+
+def check_fingerprint(material: bytes, *, environment: UUID, key: UUID, born_with: bytes) -> bytes:
+    """The same material, if it is what the key was born with. Raises WrapRefused."""
+    if not same_bytes(fingerprint(material, environment, key), born_with):
+        raise WrapRefused(reason=WrapReason.WRONG_FINGERPRINT, key=key)
+    return material
+
+
+@dataclass(slots=True)
+class Rewrapped:
+    """What became of a group: new wraps by row, and the keys that did not open."""
+
+    ids: list[int]
+    wraps: list[bytes] = field(repr=False)
+    refused: list[tuple[int, bytes, WrapReason]] = field(default_factory=list)  # row, key id, why
+
+
+def rewrap_group(
+    group: Group, *, old: bytes, new: bytes, environment: UUID, parent: UUID, random: RandomBytes = os.urandom
+) -> Rewrapped:
+    """Every data key of a group, moved from its parent's version `old` to `new` (the two versions' material).
+
+    A key that does not open, or opens to other material than it was born with, is in `refused`; the others go on.
+    """
+    unseal, reseal, reopen = AESGCM(old).decrypt, *_cipher(new)
+    bound_to, fingerprinted, parent_id = associated_prefix(environment), fingerprint_prefix(environment), parent.bytes
+    digest, equal = hmac.digest, hmac.compare_digest
+    nonces = random(NONCE_BYTES * len(group.ids))
+    done = Rewrapped([], [])
+    keep_id, keep_wrap, at = done.ids.append, done.wraps.append, 0
+    for row, key_id, born_with, wrap in zip(group.ids, group.key_ids, group.fingerprints, group.wraps, strict=True):
+        if len(wrap) != WRAP_BYTES or wrap[0] != 1:
+            done.refused.append((row, key_id, WrapReason.MALFORMED))
+            continue
+        bound = bound_to + key_id + parent_id
+        try:
+            material = unseal(wrap[1:13], wrap[13:], bound)
+        except InvalidTag:
+            done.refused.append((row, key_id, WrapReason.DOES_NOT_OPEN))
+            continue
+        if not equal(digest(material, fingerprinted + key_id, "sha256")[:FINGERPRINT_BYTES], born_with):
+            done.refused.append((row, key_id, WrapReason.WRONG_FINGERPRINT))
+            continue
+        nonce = nonces[at : at + NONCE_BYTES]
+        at += NONCE_BYTES
+        sealed = reseal(nonce, material, bound)
+        if not equal(reopen(nonce, sealed, bound), material):
+            raise RuntimeError("A wrap did not open to what was sealed.")
+        keep_id(row)
+        keep_wrap(LAYOUT_1 + nonce + sealed)
+    return done
+
+
+def refuse_group(group: Group, reason: WrapReason) -> Rewrapped:
+    """A group whose parent's version cannot be opened: every key of it is set aside, none is skipped (R9)."""
+    return Rewrapped([], [], [(row, key_id, reason) for row, key_id in zip(group.ids, group.key_ids, strict=True)])
+
+
+def _cipher(material: bytes) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
+    cipher = AESGCM(material)
+    return cipher.encrypt, cipher.decrypt

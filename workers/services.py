@@ -1,0 +1,43 @@
+"""What a process works with, built once by `compose` and handed down."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from workers.aio import Loop
+from workers.cache import PlaintextCache
+from workers.chain import Chain
+from workers.kms.registry import KmsRegistry
+from workers.rewrap import RandomBytes
+from workers.settings import Settings
+from workers.store.database import Database
+from workers.store.keys import Pair
+from workers.store.pages import Pages
+from workers.wake import Waker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything with a connection, a clock or a source of randomness."""
+
+    settings: Settings
+    database: Database
+    pages: Pages
+    kms: KmsRegistry
+    loop: Loop
+    cache: PlaintextCache[Pair]
+    chain: Chain
+    wake: Waker
+    owner: str
+    clock: Callable[[], float] = time.monotonic
+    random: RandomBytes = field(default=os.urandom, repr=False)
+
+    def close(self) -> None:
+        """Give connections back and drop plaintext."""
+        self.cache.clear()
+        self.loop.run(self.kms.close(), timeout=10)
+        self.loop.close()
+        self.database.close()

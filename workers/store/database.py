@@ -1,0 +1,108 @@
+"""One engine a process, and its two kinds of transaction: `read` and `write`.
+
+PostgreSQL runs READ COMMITTED; whatever must not change under a writer is locked by row. SQLite has one writer at a
+time: `write` takes the lock at BEGIN, so that a transaction never fails halfway for want of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from workers.errors import DatabaseAway, NotConfigured
+from workers.store.types import read_clock
+
+BUSY_SECONDS = 60
+"""How long a SQLite writer waits for another one: longer than the longest transaction by far."""
+
+_WRITE = {"keyrepack_write": True}
+
+
+class Database:
+    """The record. Make one a process, after the fork; `close` gives its connections back."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        """Open `url` lazily. Raises NotConfigured for a database other than SQLite and PostgreSQL."""
+        parsed = make_url(url)
+        self.dialect = parsed.get_backend_name()
+        if self.dialect == "sqlite":
+            self.engine = _sqlite(url, parsed.database)
+        elif self.dialect == "postgresql":
+            self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+        else:
+            raise NotConfigured(
+                f"{self.dialect} is no database keyrepack runs on.",
+                "It runs on SQLite and PostgreSQL.",
+                "Set KEYREPACK_DATABASE_URL to sqlite:///PATH or postgresql+psycopg://…",
+            )
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads. Raises DatabaseAway where the database does not answer."""
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction whose reads all see the same moment. Raises DatabaseAway."""
+        options = {"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {}
+        with _translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits at the end, or leaves nothing behind. Raises DatabaseAway."""
+        with _translated(), self.engine.connect().execution_options(**_WRITE) as connection, connection.begin():
+            yield connection
+
+    def now(self) -> float:
+        """The database's clock, in seconds since the epoch."""
+        with self.read() as connection:
+            return read_clock(connection)
+
+    def close(self) -> None:
+        """Give the connections back. After a fork, a child must not close its parent's: it makes its own Database."""
+        self.engine.dispose()
+
+
+def _sqlite(url: str, path: str | None) -> Engine:
+    in_memory = not path or path == ":memory:"
+    if not in_memory and path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    options: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None}, **options
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a checkpoint that was committed survives a power cut (R4)
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA cache_size = -32000")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("keyrepack_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseAway(f"{type(error.orig).__name__} from process {os.getpid()}.") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseAway("The connection broke.") from error
+        raise

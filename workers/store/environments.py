@@ -1,0 +1,155 @@
+"""Environments and the versions of their top: which main key, at which generation, is in force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from schemas.keys import TopState
+from workers.errors import NotFound
+from workers.store.models import data_keys, environments, root_wraps, top_versions, wrapping_keys
+from workers.store.types import db_now
+
+LIVE = (TopState.ACTIVE, TopState.DRAINING)
+"""Top versions under which every root has, or is getting, a wrap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """One scope of a workspace. `id` inside, `environment_id` outside."""
+
+    id: int
+    environment_id: UUID
+    workspace: str
+    name: str
+    epoch: int
+    lock_cause: str | None
+    created_at: float
+
+    def __str__(self) -> str:
+        return f"{self.workspace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopVersion:
+    """A main key at one generation, as an environment's top."""
+
+    version: int
+    main_key: str
+    generation: str | None
+    state: TopState
+
+
+def create_environment(
+    connection: Connection, *, workspace: str, name: str, main_key: str, generation: str | None
+) -> Environment:
+    """A new environment whose first top version is `main_key`."""
+    values = {"environment_id": uuid4(), "workspace": workspace, "name": name, "created_at": db_now()}
+    key = connection.execute(insert(environments).values(values).returning(environments.c.id)).scalar_one()
+    insert_top(connection, key, version=1, main_key=main_key, generation=generation)
+    return get_environment(connection, key)
+
+
+def find_environment(connection: Connection, reference: str | UUID) -> Environment:
+    """By id, or by `workspace/name`. Raises NotFound."""
+    workspace, slash, name = str(reference).partition("/")
+    if slash:
+        condition = (environments.c.workspace == workspace) & (environments.c.name == name)
+    else:
+        try:
+            condition = environments.c.environment_id == UUID(str(reference))
+        except ValueError as error:
+            raise NotFound("environment", reference, "Name it by its id or as workspace/name.") from error
+    row = connection.execute(_ENVIRONMENT.where(condition)).mappings().first()
+    if row is None:
+        raise NotFound("environment", reference, "List them with `keyrepack environment list`.")
+    return Environment(**row)
+
+
+def get_environment(connection: Connection, key: int) -> Environment:
+    """By its row."""
+    return Environment(**connection.execute(_ENVIRONMENT.where(environments.c.id == key)).mappings().one())
+
+
+def lock_environment(connection: Connection, key: int) -> Environment:
+    """By its row, shutting out everyone who creates roots or commits a batch until the transaction ends."""
+    query = _ENVIRONMENT.where(environments.c.id == key).with_for_update()
+    return Environment(**connection.execute(query).mappings().one())
+
+
+def list_environments(connection: Connection) -> list[Environment]:
+    """All of them, by workspace and name."""
+    query = _ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)
+    return [Environment(**row) for row in connection.execute(query).mappings()]
+
+
+def insert_top(
+    connection: Connection, environment: int, *, version: int, main_key: str, generation: str | None
+) -> TopVersion:
+    """A new top version, active from now on."""
+    values = {"main_key": main_key, "generation": generation, "state": TopState.ACTIVE, "version": version}
+    connection.execute(insert(top_versions).values(environment=environment, created_at=db_now(), **values))
+    return TopVersion(version=version, main_key=main_key, generation=generation, state=TopState.ACTIVE)
+
+
+def live_tops(connection: Connection, environment: int, *, share: bool = False) -> list[TopVersion]:
+    """The active top version first, then the draining ones, newest first.
+
+    `share` keeps them as they are until the transaction ends (creators of roots use it).
+    """
+    if share:
+        # R5: the row of the environment stands for its set of live top versions.
+        connection.execute(select(environments.c.id).where(environments.c.id == environment).with_for_update(read=True))
+    columns = top_versions.c
+    query = select(columns.version, columns.main_key, columns.generation, columns.state).where(
+        columns.environment == environment, columns.state.in_(LIVE)
+    )
+    tops = [TopVersion(**dict(row) | {"state": TopState(row["state"])}) for row in connection.execute(query).mappings()]
+    return sorted(tops, key=lambda top: (top.state != TopState.ACTIVE, -top.version))
+
+
+def all_tops(connection: Connection, environment: int) -> list[dict[str, Any]]:
+    """Every top version the environment ever had, oldest first."""
+    query = select(top_versions).where(top_versions.c.environment == environment).order_by(top_versions.c.version)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def last_top_version(connection: Connection, environment: int) -> int:
+    """The highest version number ever given."""
+    query = select(func.max(top_versions.c.version)).where(top_versions.c.environment == environment)
+    return int(connection.execute(query).scalar_one())
+
+
+def set_top_state(connection: Connection, environment: int, version: int, state: TopState) -> None:
+    """Move one top version to another state."""
+    ended = None if state in LIVE else db_now()
+    condition = (top_versions.c.environment == environment) & (top_versions.c.version == version)
+    connection.execute(update(top_versions).where(condition).values(state=state, ended_at=ended))
+
+
+def set_generation(connection: Connection, environment: int, version: int, generation: str) -> None:
+    """Record a generation that the KMS told only later."""
+    condition = (top_versions.c.environment == environment) & (top_versions.c.version == version)
+    connection.execute(update(top_versions).where(condition).values(generation=generation))
+
+
+def drop_root_wraps(connection: Connection, environment: int, versions: list[int]) -> int:
+    """Delete every root's wraps under these top versions. Returns how many there were."""
+    condition = (root_wraps.c.environment == environment) & root_wraps.c.top_version.in_(versions)
+    return connection.execute(delete(root_wraps).where(condition)).rowcount
+
+
+def count_keys(connection: Connection, environment: int) -> dict[str, dict[int, int]]:
+    """How many keys there are by kind and level: {"wrapping": {1: 24}, "data": {1: 3, 2: 1000}}."""
+    counts: dict[str, dict[int, int]] = {}
+    for name, table in (("wrapping", wrapping_keys), ("data", data_keys)):
+        query = select(table.c.level, func.count()).where(table.c.environment == environment).group_by(table.c.level)
+        counts[name] = {int(level): int(count) for level, count in sorted(connection.execute(query).tuples())}
+    return counts
+
+
+_COLUMNS = ("id", "environment_id", "workspace", "name", "epoch", "lock_cause", "created_at")
+_ENVIRONMENT = select(*(environments.c[name] for name in _COLUMNS))

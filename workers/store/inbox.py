@@ -1,0 +1,103 @@
+"""Incoming events: each (source, id) once. What was rejected is kept with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from schemas.envelope import same_bytes
+from schemas.errors import EventRejected
+from schemas.events import Event, body_digest
+from workers.store.models import inbox, rejected_events
+from workers.store.types import db_now
+
+KEPT_BYTES = 4096
+"""How much of a rejected body is kept: enough to see what it was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """An event in the inbox. `state`: received, handled or rejected."""
+
+    id: int
+    source: str
+    event_id: str
+    type: str
+    body: bytes
+    state: str
+    outcome: dict[str, Any] | None
+
+
+def receive(connection: Connection, event: Event, body: bytes) -> Received:
+    """Record an event, or find the record of the same one.
+
+    Raises EventRejected (`replayed_id`) where another body came under the same source and id.
+    """
+    digest = body_digest(body)
+    values = {
+        "source": event.source, "event_id": event.id, "type": event.type, "digest": digest, "body": body,
+        "state": "received", "received_at": db_now(),
+    }  # fmt: skip
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(inbox).values(values))
+    except IntegrityError:
+        pass  # seen before: an at-least-once broker at work, or a replay
+    found = connection.execute(
+        select(inbox).where(inbox.c.source == event.source, inbox.c.event_id == event.id)
+    ).one()
+    if not same_bytes(found.digest, digest):
+        raise EventRejected("replayed_id", f"Event {event.id!r} of {event.source!r} came before with another body.")
+    return _received(found)
+
+
+def find_received(connection: Connection, inbox_id: int, *, lock: bool = False) -> Received | None:
+    """One event by its row."""
+    query = select(inbox).where(inbox.c.id == inbox_id)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return _received(row) if row else None
+
+
+def unhandled(connection: Connection, *, limit: int = 100) -> list[int]:
+    """The oldest events that still wait for their effect."""
+    query = select(inbox.c.id).where(inbox.c.state == "received").order_by(inbox.c.id).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
+def settle(connection: Connection, inbox_id: int, *, state: str, outcome: dict[str, Any]) -> None:
+    """Say what came of an event, in the transaction of its effect (R2)."""
+    connection.execute(
+        update(inbox).where(inbox.c.id == inbox_id).values(state=state, outcome=outcome, handled_at=db_now())
+    )
+
+
+def reject(connection: Connection, body: bytes, error: EventRejected, event: Event | None = None) -> None:
+    """Keep an event that must not take effect, with its reason: dead-lettered, never dropped."""
+    connection.execute(
+        insert(rejected_events).values(
+            source=event.source if event else None,
+            event_id=event.id if event else None,
+            type=event.type if event else None,
+            code=error.code,
+            why=error.why,
+            remedy=error.remedy,
+            body=body[:KEPT_BYTES],
+            rejected_at=db_now(),
+        )
+    )
+
+
+def list_rejected(connection: Connection, *, limit: int = 100) -> list[dict[str, Any]]:
+    """The newest rejected events."""
+    query = select(rejected_events).order_by(rejected_events.c.id.desc()).limit(limit)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _received(row: Any) -> Received:
+    return Received(
+        id=row.id, source=row.source, event_id=row.event_id, type=row.type, body=row.body, state=row.state,
+        outcome=row.outcome,
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Repacks: the only writer of their state. Every move is checked against the table of legal moves and told (R11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
+from workers.errors import NotFound
+from workers.store.models import environments, repacks
+from workers.store.outbox import tell
+from workers.store.types import db_now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repack:
+    """One run over an environment. `id` inside, `repack_id` outside; times in seconds since the epoch."""
+
+    id: int
+    repack_id: UUID
+    environment: int
+    environment_id: UUID
+    mode: Mode
+    state: RepackState
+    stage: Stage
+    level: int
+    levels: int
+    from_top: int
+    to_top: int
+    source_key: str
+    target_key: str
+    actor: str
+    block_side: str | None
+    block_cause: str | None
+    block_detail: str | None
+    blocked_at: float | None
+    probe_at: float | None
+    probes: int
+    kms_calls: int
+    certificate: dict[str, Any] | None
+    created_at: float
+    move_closed_at: float | None
+    ended_at: float | None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether workers may rewrap."""
+        return self.state in RUNNING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it keeps other repacks of its environment from starting."""
+        return self.state in OPEN
+
+    @property
+    def stage_state(self) -> RepackState:
+        """The running state that its stage stands for: where a pause or a block goes back to."""
+        return RepackState.MOVING if self.stage == Stage.MOVE else RepackState.RENEWING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a batch's transaction keeps from changing."""
+
+    state: RepackState
+    stage: Stage
+    epoch: int
+    lock_cause: str | None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether keys may be rewrapped: the repack runs and its environment is not locked (R8)."""
+        return self.state in RUNNING and self.lock_cause is None
+
+
+def create_repack(
+    connection: Connection,
+    *,
+    environment: int,
+    mode: Mode,
+    levels: int,
+    from_top: int,
+    to_top: int,
+    source_key: str,
+    target_key: str,
+    actor: str,
+    kms_calls: int,
+) -> Repack:
+    """A repack that is moving. The database refuses a second open one (unique index)."""
+    statement = insert(repacks).values(
+        repack_id=uuid4(), environment=environment, mode=mode, state=RepackState.MOVING, stage=Stage.MOVE, level=1,
+        levels=levels, from_top=from_top, to_top=to_top, source_key=source_key, target_key=target_key, actor=actor,
+        kms_calls=kms_calls, created_at=db_now(),
+    )  # fmt: skip
+    return get_repack(connection, int(connection.execute(statement.returning(repacks.c.id)).scalar_one()))
+
+
+def get_repack(connection: Connection, key: int, *, lock: bool = False) -> Repack:
+    """By its row; `lock` shuts out every other change of its state."""
+    query = _REPACK.where(repacks.c.id == key)
+    row = connection.execute(query.with_for_update(of=repacks) if lock else query).first()
+    if row is None:
+        raise NotFound("repack", key)
+    return _repack(row)
+
+
+def find_repack(connection: Connection, repack_id: str | UUID) -> Repack:
+    """By its outer id. Raises NotFound."""
+    try:
+        condition = repacks.c.repack_id == UUID(str(repack_id))
+    except ValueError as error:
+        raise NotFound("repack", repack_id, "List them with `keyrepack repack list`.") from error
+    row = connection.execute(_REPACK.where(condition)).first()
+    if row is None:
+        raise NotFound("repack", repack_id, "List them with `keyrepack repack list`.")
+    return _repack(row)
+
+
+def open_repack(connection: Connection, environment: int) -> Repack | None:
+    """The environment's open repack."""
+    row = connection.execute(_REPACK.where(repacks.c.environment == environment, repacks.c.state.in_(OPEN))).first()
+    return _repack(row) if row else None
+
+
+def latest_repack(connection: Connection, environment: int) -> Repack | None:
+    """The environment's newest repack."""
+    query = _REPACK.where(repacks.c.environment == environment).order_by(repacks.c.id.desc()).limit(1)
+    row = connection.execute(query).first()
+    return _repack(row) if row else None
+
+
+def list_repacks(
+    connection: Connection, *, environment: int | None = None, states: frozenset[RepackState] | None = None, limit: int = 100
+) -> list[Repack]:
+    """The newest first."""
+    query = _REPACK.order_by(repacks.c.id.desc()).limit(limit)
+    if environment is not None:
+        query = query.where(repacks.c.environment == environment)
+    if states is not None:
+        query = query.where(repacks.c.state.in_(states))
+    return [_repack(row) for row in connection.execute(query)]
+
+
+def change_state(
+    connection: Connection, repack: Repack, state: RepackState, action: str, *, actor: str, facts: dict[str, Any] | None = None,
+    **columns: Any,
+) -> Repack:
+    """Move a locked repack to `state`, and tell it. Raises IllegalMove."""
+    check_move(repack.state, state)
+    if state != RepackState.BLOCKED:
+        columns |= {"block_side": None, "block_cause": None, "block_detail": None, "blocked_at": None, "probe_at": None}
+    columns["ended_at"] = db_now() if state in ENDED else None
+    connection.execute(update(repacks).where(repacks.c.id == repack.id).values(state=state, **columns))
+    tell(
+        connection, action, actor=actor, environment_id=repack.environment_id, repack_id=repack.repack_id,
+        facts={"from": repack.state.value, "to": state.value, "mode": repack.mode.value, **(facts or {})},
+    )  # fmt: skip
+    return get_repack(connection, repack.id)
+
+
+def set_columns(connection: Connection, repack: Repack, **columns: Any) -> Repack:
+    """Change what is not its state: stage, level, certificate, the next probe."""
+    connection.execute(update(repacks).where(repacks.c.id == repack.id).values(**columns))
+    return get_repack(connection, repack.id)
+
+
+def hold_running(connection: Connection, repack: Repack) -> Held:
+    """Keep a repack's state and its environment's epoch as they are until the batch commits (R8).
+
+    FOR SHARE: batches do not wait for each other; a pause or a lock waits for the batch, and the next batch sees it.
+    The environment first, then the repack: everyone takes them in this order, so nobody deadlocks.
+    """
+    own = environments.c.id == repack.environment
+    query = select(environments.c.epoch, environments.c.lock_cause).where(own)
+    epoch, lock_cause = connection.execute(query.with_for_update(read=True)).tuples().one()
+    own = repacks.c.id == repack.id
+    query = select(repacks.c.state, repacks.c.stage).where(own)
+    state, stage = connection.execute(query.with_for_update(read=True)).tuples().one()
+    return Held(state=RepackState(state), stage=Stage(stage), epoch=int(epoch), lock_cause=lock_cause)
+
+
+def _repack(row: Row[Any]) -> Repack:
+    values = dict(row._mapping)
+    for name, kind in (("mode", Mode), ("state", RepackState), ("stage", Stage)):
+        values[name] = kind(values[name])
+    return Repack(**values)
+
+
+_REPACK = select(
+    *(
+        repacks.c[name]
+        for name in Repack.__slots__
+        if name != "environment_id"
+    ),
+    environments.c.environment_id,
+).join(environments, environments.c.id == repacks.c.environment)

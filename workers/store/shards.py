@@ -1,0 +1,215 @@
+"""Shards: ranges of a stage's keys, the leases on them, and the checkpoints that commit with the work (R4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+
+from schemas.keys import KeyKind
+from schemas.states import Stage
+from workers.errors import LeaseLost
+from workers.store.models import shards
+from workers.store.pages import END, Cursor
+from workers.store.types import db_now
+
+PENDING, LEASED, DONE, CLOSED = "pending", "leased", "done", "closed"
+"""A shard waits, is walked, has been walked, or was closed because its repack aborted or stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A contiguous part of a stage's keys: after < (parent, key) <= upto. For roots and versions the parent is the key."""
+
+    after: Cursor
+    upto: Cursor
+    expected: int
+    kind: KeyKind = KeyKind.DATA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A shard under this process's lease."""
+
+    id: int
+    repack: int
+    stage: Stage
+    level: int
+    kind: KeyKind
+    cursor: Cursor
+    upto: Cursor
+    token: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What a batch did (R9: seen = rewrapped + already_current + quarantined)."""
+
+    seen: int = 0
+    rewrapped: int = 0
+    already_current: int = 0
+    quarantined: int = 0
+    minted: int = 0
+    shredded: int = 0
+    kms_calls: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Sum up."""
+        for field in fields(Tally):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The sums of a stage's shards at a level."""
+
+    stage: Stage
+    level: int
+    shards: int
+    done: int
+    leased: int
+    expected: int
+    seen: int
+    rewrapped: int
+    already_current: int
+    quarantined: int
+    minted: int
+    shredded: int
+    kms_calls: int
+    batches: int
+    takeovers: int
+    started_at: float | None
+    checkpointed_at: float | None
+    finished_at: float | None
+
+
+def plan_shards(connection: Connection, repack: int, stage: Stage, level: int, ranges: list[Range]) -> None:
+    """Write the plan of a stage at a level."""
+    rows = [
+        {
+            "repack": repack, "stage": stage, "level": level, "kind": part.kind, "expected": part.expected,
+            "after_parent": part.after[0], "after_key": part.after[1],
+            "upto_parent": part.upto[0], "upto_key": part.upto[1],
+            "cursor_parent": part.after[0], "cursor_key": part.after[1], "state": PENDING,
+        }
+        for part in ranges
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(shards), rows)
+
+
+def claim_shard(connection: Connection, repack: int, *, owner: str, lease_seconds: float) -> Shard | None:
+    """Lease a shard that waits, or whose lease has run out; by the database's clock. None if there is none.
+
+    Two workers never get the same one: rows that another one is claiming are skipped.
+    """
+    columns = shards.c
+    free = or_(columns.state == PENDING, (columns.state == LEASED) & (columns.lease_until < db_now()))
+    pick = select(columns.id, columns.state).where(columns.repack == repack, free).order_by(columns.id).limit(1)
+    found = connection.execute(pick.with_for_update(skip_locked=True)).first()
+    if found is None:
+        return None
+    claim = (
+        update(shards)
+        .where(columns.id == found.id)
+        .values(
+            state=LEASED, owner=owner, token=columns.token + 1, lease_until=db_now() + lease_seconds,
+            takeovers=columns.takeovers + (1 if found.state == LEASED else 0),
+            started_at=func.coalesce(columns.started_at, db_now()),
+        )
+        .returning(shards)
+    )  # fmt: skip
+    return _shard(connection.execute(claim).one())
+
+
+def checkpoint(connection: Connection, shard: Shard, *, cursor: Cursor, tally: Tally, lease_seconds: float) -> Shard:
+    """Commit cursor and counts with the batch, and renew the lease. Raises LeaseLost where the token has moved on (R4)."""
+    columns = shards.c
+    counts = {field.name: columns[field.name] + getattr(tally, field.name) for field in fields(Tally)}
+    statement = (
+        update(shards)
+        .where(columns.id == shard.id, columns.token == shard.token, columns.state == LEASED)
+        .values(
+            cursor_parent=cursor[0], cursor_key=cursor[1], batches=columns.batches + 1,
+            lease_until=db_now() + lease_seconds, checkpointed_at=db_now(), **counts,
+        )
+        .returning(shards)
+    )  # fmt: skip
+    row = connection.execute(statement).first()
+    if row is None:
+        raise LeaseLost(shard=shard.id, why="Its lease ran out, or it was closed.")
+    return _shard(row)
+
+
+def release_shard(connection: Connection, shard: Shard, *, done: bool) -> None:
+    """Give the shard back: walked to its end, or for another worker to go on. A lost lease is left alone."""
+    columns = shards.c
+    values: dict[str, Any] = {"state": DONE if done else PENDING, "lease_until": None}
+    if done:
+        values["finished_at"] = db_now()
+    connection.execute(
+        update(shards)
+        .where(columns.id == shard.id, columns.token == shard.token, columns.state == LEASED)
+        .values(**values)
+    )
+
+
+def close_shards(connection: Connection, repack: int) -> None:
+    """Take every unfinished shard out of work: the next checkpoint of whoever walks one fails."""
+    columns = shards.c
+    statement = update(shards).where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))
+    connection.execute(statement.values(state=CLOSED, token=columns.token + 1, lease_until=None, finished_at=db_now()))
+
+
+def count_unfinished(connection: Connection, repack: int) -> tuple[int, int]:
+    """(shards not walked to their end, those of them that can be claimed now)."""
+    columns = shards.c
+    free = or_(columns.state == PENDING, columns.lease_until < db_now())
+    query = select(func.count(), func.count().filter(free))
+    unfinished, claimable = connection.execute(
+        query.where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))
+    ).tuples().one()
+    return int(unfinished), int(claimable)
+
+
+def progress(connection: Connection, repack: int) -> list[Progress]:
+    """The sums by stage and level, in the order in which they were planned."""
+    columns = shards.c
+    sums = [
+        func.sum(columns[name]).label(name)
+        for name in ("expected", "seen", "rewrapped", "already_current", "quarantined", "minted", "shredded", "kms_calls",
+                     "batches", "takeovers")
+    ]  # fmt: skip
+    query = (
+        select(
+            columns.stage, columns.level, func.count().label("shards"),
+            func.count().filter(columns.state.in_([DONE, CLOSED])).label("done"),
+            func.count().filter(columns.state == LEASED).label("leased"), *sums,
+            func.min(columns.started_at).label("started_at"), func.max(columns.checkpointed_at).label("checkpointed_at"),
+            func.max(columns.finished_at).label("finished_at"),
+        )
+        .where(columns.repack == repack)
+        .group_by(columns.stage, columns.level)
+        .order_by(func.min(columns.id))
+    )  # fmt: skip
+    return [_progress(row) for row in connection.execute(query)]
+
+
+def list_shards(connection: Connection, repack: int) -> list[dict[str, Any]]:
+    """Every shard of a repack as stored."""
+    return [dict(row) for row in connection.execute(select(shards).where(shards.c.repack == repack).order_by(shards.c.id)).mappings()]
+
+
+def _shard(row: Row[Any]) -> Shard:
+    return Shard(
+        id=row.id, repack=row.repack, stage=Stage(row.stage), level=row.level, kind=KeyKind(row.kind),
+        cursor=(row.cursor_parent, row.cursor_key), upto=(row.upto_parent, row.upto_key), token=row.token,
+    )  # fmt: skip
+
+
+def _progress(row: Row[Any]) -> Progress:
+    values = dict(row._mapping)
+    times = ("stage", "started_at", "checkpointed_at", "finished_at")
+    counts = {name: int(value or 0) for name, value in values.items() if name not in times}
+    return Progress(**counts, stage=Stage(values["stage"]), **{name: values[name] for name in times[1:]})

@@ -1,0 +1,64 @@
+"""What every stage's walk is made of: a batch that was prepared outside a transaction and is written inside one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from workers.errors import KmsRefused, KmsUnreachable
+from workers.services import Services
+from workers.store.environments import Environment
+from workers.store.pages import Cursor
+from workers.store.repacks import Repack
+from workers.store.shards import Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A repack at work: what its walks look at."""
+
+    services: Services
+    repack: Repack
+    environment: Environment
+
+
+class Batch(Protocol):
+    """A prepared batch. Nothing of it is stored before `write`, and all of it or nothing after."""
+
+    cursor: Cursor
+    is_last: bool
+    failure: KmsRefused | KmsUnreachable | None
+
+    def write(self, connection: Connection) -> Tally:
+        """Store it, in the transaction that also stores the checkpoint; may lower `cursor` and `is_last`."""
+
+    def written(self) -> None:
+        """It has been committed: only now may its material be remembered."""
+
+
+class Walk(Protocol):
+    """One stage's way over one shard."""
+
+    def prepare(self, cursor: Cursor) -> Batch:
+        """Read, unwrap and wrap what comes after `cursor`; store nothing.
+
+        Raises KmsRefused, KmsUnreachable where a main key that is needed cannot be used.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class Nothing:
+    """A batch without keys: the cursor moves, or the shard ends."""
+
+    cursor: Cursor
+    is_last: bool
+    failure: KmsRefused | KmsUnreachable | None = None
+
+    def write(self, connection: Connection) -> Tally:
+        """Nothing to store."""
+        return Tally()
+
+    def written(self) -> None:
+        """Nothing to remember."""
