@@ -32,7 +32,12 @@ class Guard:
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", str(Path(__file__)), str(os.getpid())]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/", start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # it outlives us by seconds: whoever reads our output must not wait for it
+            cwd="/",
+            start_new_session=True,
         )
 
     @property
@@ -89,17 +94,18 @@ def _watched_until_death(parent: int) -> set[int]:
     """Follow the pipe until the parent is dead; the groups it left."""
     groups: set[int] = set()
     rest = b""
-    while os.getppid() == parent:
+    while True:
         if not select.select([0], [], [], LOOK_SECONDS)[0]:
+            if os.getppid() != parent:
+                return groups
             continue
         chunk = os.read(0, 65536)
         if not chunk:
-            break
+            return groups
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             change = groups.add if line[:1] == b"+" else groups.discard
             change(int(line[1:]))
-    return groups
 
 
 def main(parent: int) -> None:
