@@ -45,7 +45,7 @@ def process_services(settings: Settings, wake: Waker) -> Services:
     with _lock:
         pid = os.getpid()
         if pid not in _built:
-            _built.clear()
+            # A parent's services stay in the dictionary: letting go of them here would close its connections.
             _built[pid] = build_services(settings, wake=wake)
         return _built[pid]
 

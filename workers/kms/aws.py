@@ -30,6 +30,7 @@ class AwsKms:
     """Opens `aws-kms:` main keys. `calls` counts API calls by operation, retries included."""
 
     scheme = "aws-kms"
+    is_remote = True
 
     def __init__(
         self, *, concurrency: int = 16, timeout_seconds: float = 10.0, attempts: int = DEFAULT_ATTEMPTS

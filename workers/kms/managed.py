@@ -36,6 +36,7 @@ class ManagedKms:
     """Opens `managed:`. The file is read again whenever it changed. `calls` counts by operation."""
 
     scheme = "managed"
+    is_remote = False
 
     def __init__(self, path: Path | None) -> None:
         self.calls: dict[str, int] = {}

@@ -37,6 +37,7 @@ class MemoryKms:
     """Opens `memory:` main keys. `calls` counts by operation, refused and unanswered ones too."""
 
     scheme = "memory"
+    is_remote = True
 
     def __init__(self, *, random_bytes: RandomBytes = os.urandom) -> None:
         self.calls: dict[str, int] = {}

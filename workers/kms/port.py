@@ -81,9 +81,13 @@ class MainKey(Protocol):
 
 
 class KmsProvider(Protocol):
-    """Opens main keys of one scheme. Clients are shared; `close` lets go of them. `calls` counts by operation."""
+    """Opens main keys of one scheme. Clients are shared; `close` lets go of them. `calls` counts by operation.
+
+    `is_remote`: whether a call leaves the process, and so costs time, quota and money.
+    """
 
     scheme: str
+    is_remote: bool
     calls: dict[str, int]
 
     def main_key(self, uri: MainKeyUri) -> MainKey:

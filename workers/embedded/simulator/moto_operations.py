@@ -17,6 +17,9 @@ from workers.embedded.simulator.states import require_state
 _UNSUPPORTED = frozenset({"ReplicateKey"})
 """moto would make the replica in backends that all simulators of a process share."""
 
+_DEFAULTS = dict.fromkeys(("GetKeyPolicy", "PutKeyPolicy"), {"PolicyName": "default"})
+"""Optional in AWS, required by moto."""
+
 
 class MotoOperations:
     """Hands a call to moto and its answer back, in the shape of botocore's model."""
@@ -41,12 +44,13 @@ class MotoOperations:
             raise Refusal("UnsupportedOperationException", f"The simulator has no {call.operation}.")
         headers = {"X-Amz-Target": f"TrentService.{call.operation}", "Content-Type": "application/x-amz-json-1.1"}
         url = f"https://kms.{call.region}.amazonaws.com/"
-        request = Request.from_primitives("POST", url, headers, json.dumps(call.parameters).encode())
+        body = json.dumps({**_DEFAULTS.get(call.operation, {}), **call.parameters}).encode()
+        request = Request.from_primitives("POST", url, headers, body)
         try:
-            status, _, body = _response_of(backend).dispatch(request, url, request.headers)
+            status, _, answered = _response_of(backend).dispatch(request, url, request.headers)
         except NotImplementedError as error:
             raise Refusal("UnsupportedOperationException", f"The simulator has no {call.operation}.") from error
-        answer = json.loads(body or "null")
+        answer = json.loads(answered or "null")
         if status >= 400:
             raise Refusal(str(answer["__type"]), str(answer.get("message", "")))
         return None if answer is None else _without_nulls(answer)

@@ -1,0 +1,99 @@
+"""Publishes events: a port, its adapter for kombu, and one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
+
+from producers.topology import EXCHANGE, events_queue
+from schemas.errors import KeyrepackError
+from schemas.events import CONTENT_TYPE, read_event
+
+PUBLISH_TIMEOUT = 5.0
+"""Seconds to wait for a broker; kombu's and redis' own default is for ever."""
+
+TRANSPORT_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "retry_on_timeout": True,
+    "max_retries": 3,
+    "interval_start": 0,
+    "interval_step": 0.2,
+    "interval_max": 1,
+}
+"""For every connection to the broker: nothing waits for ever."""
+
+
+class BrokerAway(KeyrepackError):
+    """The broker did not take a message."""
+
+    code = "broker_away"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("The broker does not answer.", detail, "Check that it is up, and KEYREPACK_BROKER_URL.")
+
+
+class Publisher(Protocol):
+    """Says that something happened. Returns once the broker has taken the message."""
+
+    def publish(self, body: bytes, *, routing_key: str) -> None:
+        """Publish one event (JSON bytes). Raises BrokerAway."""
+
+
+class KombuPublisher:
+    """Publishes through any broker kombu speaks; confirmed where the broker can (RabbitMQ)."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = Connection(
+            url, transport_options={**TRANSPORT_OPTIONS, "confirm_publish": True}, connect_timeout=PUBLISH_TIMEOUT
+        )
+
+    def publish(self, body: bytes, *, routing_key: str) -> None:
+        """See Publisher.publish."""
+        self.publish_all([(body, routing_key)])
+
+    def publish_all(self, events: Iterable[tuple[bytes, str]]) -> None:
+        """Publish many over one channel."""
+        try:
+            producer = Producer(self._connection.default_channel, exchange=EXCHANGE, auto_declare=True)
+            events_queue()(self._connection.default_channel).declare()
+            for body, routing_key in events:
+                producer.publish(
+                    body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8", delivery_mode=2,
+                    retry=True, retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
+                    timeout=PUBLISH_TIMEOUT,
+                )  # fmt: skip
+        except (OperationalError, OSError, *self._connection.connection_errors) as error:
+            self._connection.close()
+            raise BrokerAway(f"{type(error).__name__} while publishing.") from error
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+
+class MemoryPublisher:
+    """Keeps what was published: for tests, and for one who wants to look first."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[bytes, str]] = []
+
+    def publish(self, body: bytes, *, routing_key: str) -> None:
+        """See Publisher.publish."""
+        self.published.append((body, routing_key))
+
+    def publish_all(self, events: Iterable[tuple[bytes, str]]) -> None:
+        """Publish many."""
+        self.published += events
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def publish_event(publisher: Publisher, body: bytes) -> None:
+    """Publish an inbound event under its own type. Raises EventRejected (it is no event), BrokerAway."""
+    publisher.publish(body, routing_key=read_event(body).type)

@@ -1,0 +1,126 @@
+"""Celery lives here: the application, its settings, and the waker that sends wake-ups through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+from kombu import Queue
+from kombu.exceptions import OperationalError
+
+from producers.publisher import TRANSPORT_OPTIONS
+from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from workers.compose import process_services
+from workers.logs import configure_logs, log
+from workers.services import Services
+from workers.settings import Settings
+
+HANDLE_EVENT = "keyrepack.handle_event"
+WALK = "keyrepack.walk"
+SWEEP = "keyrepack.sweep"
+PUBLISH_OUTBOX = "keyrepack.publish_outbox"
+
+WAKE_UP_LIFETIME = 120
+"""Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
+
+
+class CeleryWaker:
+    """Sends wake-ups as tasks. A broker that is away costs nothing but time: the sweeper comes around (R3)."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+
+    def repack(self, repack: int, *, times: int = 1) -> None:
+        """See Waker.repack."""
+        for _ in range(min(times, 8)):
+            self._send(WALK, REPACKS, repack)
+
+    def event(self, inbox_id: int) -> None:
+        """See Waker.event."""
+        self._send(HANDLE_EVENT, URGENT, inbox_id)
+
+    def outbox(self) -> None:
+        """See Waker.outbox."""
+        self._send(PUBLISH_OUTBOX, HOUSEKEEPING)
+
+    def _send(self, task: str, queue: str, *ids: int) -> None:
+        try:
+            self._celery.send_task(task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False)
+        except (OperationalError, OSError) as error:
+            log.warning("wake_up.not_sent", task=task, error=type(error).__name__)
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Celery's settings, each with its reason. Unknown names are ignored by Celery in silence: a test checks every one."""
+    sweep = settings.sweep_seconds
+    return {
+        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_transport_options": {
+            **TRANSPORT_OPTIONS,
+            "visibility_timeout": settings.visibility_timeout,  # slices are far shorter, so nothing runs twice at once
+            "unacked_restore_interval": 1,  # look for the unacknowledged of dead workers every second …
+            "unacked_restore_throttle": 1,  # … by default it took up to 100 s more than the timeout
+            "queue_order_strategy": "priority",  # Redis serves the urgent queue first
+        },
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_timeout": 5,
+        "broker_pool_limit": 10,
+        "broker_heartbeat": 10,
+        "task_serializer": "json",
+        "accept_content": ["json"],  # a pickle would be code from whoever reaches the broker
+        "result_backend": None,
+        "task_ignore_result": True,  # the database is the record
+        "task_queues": [Queue(name, durable=True) for name in WORK_QUEUES],
+        "task_default_queue": HOUSEKEEPING,
+        "task_create_missing_queues": False,
+        "task_acks_late": True,  # a killed worker's wake-up comes back; the lease keeps it from doing harm
+        "task_reject_on_worker_lost": False,  # it would loop for ever on a task that kills its worker
+        "task_acks_on_failure_or_timeout": True,
+        "task_soft_time_limit": settings.slice_seconds + 60,
+        "task_time_limit": settings.slice_seconds + 120,
+        "worker_prefetch_multiplier": 1,  # a wake-up that waits behind a slice is one that nobody answers
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": False,  # whoever reaches the broker could shut workers down
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_max_memory_per_child": 400_000,  # kB; a leak ends with its process, at a slice's end
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # the work is in the database, not in the message
+        "beat_scheduler": "celery.beat:Scheduler",  # no file of its own: ticks are rows
+        "beat_max_loop_interval": min(5.0, sweep),
+        "beat_schedule": {
+            "sweep": {"task": SWEEP, "schedule": sweep, "options": {"queue": HOUSEKEEPING, "expires": sweep * 2}},
+        },
+    }  # fmt: skip
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery application of these settings."""
+    application = Celery("keyrepack", set_as_current=True)
+    application.conf.update(celery_settings(settings))
+    return application
+
+
+settings = Settings()
+app = make_app(settings)
+waker = CeleryWaker(app)
+
+
+def services() -> Services:
+    """This process's services, made at first use: never before the fork."""
+    return process_services(settings, waker)
+
+
+@signals.setup_logging.connect
+def _setup_logging(**_: Any) -> None:
+    configure_logs(settings)
+
+
+@signals.worker_process_init.connect
+def _after_fork(**_: Any) -> None:
+    """One engine, one event loop and one KMS client a child, made here."""
+    services()
+
+
+@signals.worker_process_shutdown.connect
+def _before_exit(**_: Any) -> None:
+    services().close()

@@ -1,0 +1,54 @@
+"""A kombu step in every worker that serves the urgent queue: takes other services' events from the broker.
+
+An event is in the database before it is acknowledged; what is malformed is kept with its reason and acknowledged too.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery import bootsteps
+from kombu import Consumer
+
+from producers.topology import events_queue
+from workers.app import app, settings, waker
+from workers.errors import DatabaseAway
+from workers.intake import take_event
+from workers.logs import log
+from workers.store.database import Database
+
+PAUSE_SECONDS = 1.0
+"""How long a worker waits before it puts an event back that the database could not take."""
+
+
+class EventConsumer(bootsteps.ConsumerStep):
+    """Consumes the queue of inbound events beside Celery's own, in the worker's main process."""
+
+    _database: Database | None = None  # the main process's own: its children, forked earlier or later, have theirs
+
+    def get_consumers(self, channel: Any) -> list[Consumer]:
+        """One consumer, one message at a time; any content type, for a wrong one must be refused with its reason."""
+        consumer = Consumer(channel, queues=[events_queue()], on_message=self.on_message, prefetch_count=10)
+        return [consumer]
+
+    def on_message(self, message: Any) -> None:
+        """Take one message. Where the database is away it goes back to the broker."""
+        if self._database is None:
+            self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
+        body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+        try:
+            waiting = take_event(self._database, body)
+        except DatabaseAway as error:
+            log.warning("event.put_back", why=str(error))
+            time.sleep(PAUSE_SECONDS)
+            message.requeue()
+            return
+        message.ack()
+        if waiting is not None:
+            waker.event(waiting)
+
+
+def install() -> None:
+    """Make workers of this application take events."""
+    app.steps["consumer"].add(EventConsumer)

@@ -1,0 +1,77 @@
+"""The sweeper: finds what lies idle in the database and wakes it. If every message is lost, the work still ends (R3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
+
+from producers.publisher import KombuPublisher, MemoryPublisher
+from schemas.states import RUNNING, RepackState
+from workers.logs import log
+from workers.services import Services
+from workers.store import inbox, outbox
+from workers.store.models import ticks
+from workers.store.repacks import list_repacks
+from workers.store.shards import count_unfinished
+from workers.store.types import db_now
+
+WAKE_UPS = 8
+"""Wake-ups a repack gets in one sweep at most: each worker that answers takes shard after shard anyway."""
+
+PUBLISHED_AT_ONCE = 200
+"""Events published in one transaction of the outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How much a sweep woke."""
+
+    repacks: int
+    events: int
+
+
+def take_tick(services: Services, job: str, seconds: float) -> bool:
+    """Whether this process is the one to run a job in this slot of time: two beats tick twice, the job runs once."""
+    slot = int(services.database.now() / seconds)
+    try:
+        with services.database.write() as connection:
+            connection.execute(insert(ticks).values(job=job, slot=slot, at=db_now()))
+            connection.execute(ticks.delete().where(ticks.c.job == job, ticks.c.slot < slot - 1000))
+    except IntegrityError:
+        return False
+    return True
+
+
+def sweep(services: Services) -> Swept:
+    """Wake every running repack with free shards or a stage to close, every blocked one whose time has come, every event."""
+    with services.database.read() as connection:
+        running = list_repacks(connection, states=RUNNING | {RepackState.BLOCKED}, limit=10_000)
+        todo: list[tuple[int, int]] = []
+        for repack in running:
+            unfinished, claimable = count_unfinished(connection, repack.id)
+            times = min(claimable, WAKE_UPS) if unfinished else 1
+            if times:
+                todo.append((repack.id, times))
+        events = inbox.unhandled(connection)
+    for repack_id, times in todo:
+        services.wake.repack(repack_id, times=times)
+    for inbox_id in events:
+        services.wake.event(inbox_id)
+    services.wake.outbox()
+    log.debug("sweep.finished", repacks=len(todo), events=len(events))
+    return Swept(len(todo), len(events))
+
+
+def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublisher) -> int:
+    """Publish what waits, oldest first; marked only once the broker has it: at least once (R11). Raises BrokerAway."""
+    total = 0
+    while True:
+        with services.database.write() as connection:
+            waiting = outbox.unpublished(connection, limit=PUBLISHED_AT_ONCE)
+            if not waiting:
+                return total
+            publisher.publish_all([(body, name) for _, name, body in waiting])
+            outbox.mark_published(connection, [row for row, _, _ in waiting])
+        total += len(waiting)
