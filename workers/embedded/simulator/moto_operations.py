@@ -17,7 +17,7 @@ from workers.embedded.simulator.states import require_state
 _UNSUPPORTED = frozenset({"ReplicateKey"})
 """moto would make the replica in backends that all simulators of a process share."""
 
-_DEFAULTS = dict.fromkeys(("GetKeyPolicy", "PutKeyPolicy"), {"PolicyName": "default"})
+_DEFAULTS = {name: {"PolicyName": "default"} for name in ("GetKeyPolicy", "PutKeyPolicy")}
 """Optional in AWS, required by moto."""
 
 

@@ -54,10 +54,10 @@ def running_simulator(host: str = LOOPBACK, port: int = 0) -> Iterator[Simulator
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(_serve(Simulator(), address, port, listening.set_result, stop))
-        except BaseException as error:
-            if not listening.done():
-                listening.set_exception(error)
-            raise
+        except OSError as error:
+            if listening.done():
+                raise
+            listening.set_exception(error)  # for the block's thread: it waits for the port
         finally:
             loop.close()
 
