@@ -178,8 +178,9 @@ class Supervisor:
 
     def stop_child(self, name: str) -> None:
         """Stop one child and leave it stopped. Raises NotFound."""
-        run = self._run(name)
-        run.restart, run.restart_at = False, None
+        with self._lock:
+            run = self._run(name)
+            run.restart, run.restart_at = False, None
         self._end([run])
 
     def wait(self, seconds: float | None = None) -> int | None:

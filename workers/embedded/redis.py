@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from schemas.errors import KeyrepackError
 from workers.embedded.ports import LOOPBACK, free_port
 from workers.embedded.processes import Child, Supervisor
-from workers.errors import KeyrepackError, NotConfigured
+from workers.errors import NotConfigured
 
 NAMES = ("redis-server", "valkey-server")
 """Programs that speak Redis's protocol and read its configuration, in order of preference."""

@@ -1,0 +1,72 @@
+# Every target says what it does: a bare `make` prints it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SOURCES := pyproject.toml deploy/constraints.txt
+
+DATA_KEYS ?= 100000
+DEMO_FLAGS ?=
+UP_FLAGS ?=
+BENCH_FLAGS ?=
+PYTEST_FLAGS ?=
+# Tests that start worker processes run one at a time: they measure leases and deadlines on the same cores.
+TEST_WORKERS ?= 2
+
+.PHONY: help setup demo up test check bench constraints
+
+help: ## Print this help
+	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
+	@echo
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo
+	@echo "  DATA_KEYS=1000000 make demo     a larger demo; DEMO_FLAGS, UP_FLAGS, BENCH_FLAGS, PYTEST_FLAGS go to their command"
+
+setup: $(VENV)/.runtime ## Make .venv and install keyrepack into it (quick when nothing changed)
+
+demo: $(VENV)/.runtime ## Run the main job on embedded parts: 100,000 data keys, a killed worker, a disabled key
+	$(BIN)/keyrepack demo --data-keys $(DATA_KEYS) $(DEMO_FLAGS)
+
+up: $(VENV)/.runtime ## Start the same parts and stay up; Ctrl-C stops them all
+	$(BIN)/keyrepack up $(UP_FLAGS)
+
+test: $(VENV)/.dev ## Run every test (a missing server skips; it fails where CI is set)
+	$(BIN)/python -m pytest -m "not acceptance" -n $(TEST_WORKERS) $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m acceptance $(PYTEST_FLAGS)
+
+check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import contracts, packaging
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit/test_packaging.py
+
+bench: $(VENV)/.dev ## Measure keys/s through the real Celery path, beside the ceiling of this machine
+	$(BIN)/python -m tests.bench $(BENCH_FLAGS)
+
+constraints: $(VENV)/.dev ## Write deploy/constraints.txt anew from what .venv holds
+	{ head -n 1 deploy/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt deploy/constraints.txt
+
+$(VENV)/.runtime: $(BIN)/python $(SOURCES)
+	@echo "installing keyrepack into $(VENV)"
+	@$(PIP) install -c deploy/constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python $(SOURCES)
+	@echo "installing keyrepack and its tools into $(VENV)"
+	@$(PIP) install -c deploy/constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+# The first Python that is new enough, not only there: a shim may answer for a version that is not installed.
+$(BIN)/python:
+	@for python in python3.11 python3; do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  "$$python" -c 'import venv, ensurepip' 2>/dev/null \
+	    || { echo "make: $$python lacks venv or ensurepip. On Debian: apt-get install python3-venv" >&2; exit 1; }; \
+	  "$$python" -m venv --clear $(VENV); exit 0; \
+	done; \
+	echo "make: keyrepack needs Python 3.11 or later, as python3.11 or python3 on PATH." >&2; exit 1

@@ -1,0 +1,74 @@
+"""Fixtures for real servers. They start at the first test that asks, once a process of the test run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import pytest
+import redis
+
+from tests.servers import PostgresServer, ServerMissing, running_postgresql, running_redis
+from workers.embedded.redis import RedisServer
+
+DatabaseFactory = Callable[..., str]
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip on a laptop, fail where CI is set: there a skipped suite would pass for a green one."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real Redis, shared by the tests of this process."""
+    try:
+        manager = running_redis()
+        server = manager.__enter__()
+    except ServerMissing as error:
+        missing(str(error))
+    yield server
+    manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of a real Redis, empty at the beginning of the test."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL 18, shared by the tests of this process."""
+    try:
+        manager = running_postgresql()
+        server = manager.__enter__()
+    except ServerMissing as error:
+        missing(str(error))
+    yield server
+    manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def postgresql_database(postgresql_server: PostgresServer) -> Iterator[DatabaseFactory]:
+    """A function that makes a database and says its URL: `postgresql_database(template="template1")`."""
+    names: list[str] = []
+
+    def make(template: str = "template1") -> str:
+        names.append(postgresql_server.create_database(template))
+        return postgresql_server.url(names[-1])
+
+    yield make
+    for name in names:
+        postgresql_server.drop_database(name)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_database: DatabaseFactory) -> str:
+    """The URL of a fresh, empty database of this test's own."""
+    return postgresql_database()
