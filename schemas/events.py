@@ -91,7 +91,9 @@ class Event(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The event as canonical JSON."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")
+        ).encode()
 
 
 _ENVELOPE: TypeAdapter[Event] = TypeAdapter(Event)

@@ -90,7 +90,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "beat_schedule": {
             "sweep": {"task": SWEEP, "schedule": sweep, "options": {"queue": HOUSEKEEPING, "expires": sweep * 2}},
         },
-    }  # fmt: skip
+    }
 
 
 def make_app(settings: Settings) -> Celery:

@@ -86,7 +86,9 @@ class Chain:
         refused = WrapRefused(reason=WrapReason.PARENT_MISSING, key=key)
         for wrap in wraps:
             try:
-                opened = await self._kms.main_key(wrap.main_key).unwrap(wrap.wrapped, encryption_context(environment, key))
+                opened = await self._kms.main_key(wrap.main_key).unwrap(
+                    wrap.wrapped, encryption_context(environment, key)
+                )
                 return check_fingerprint(opened.material, environment=environment, key=key, born_with=born_with)
             except WrapRefused as error:
                 refused = WrapRefused(reason=error.reason, key=key)
@@ -120,8 +122,12 @@ def _open_link(environment: UUID, link: Link, rows: ChainRows, opened: OpenedVer
         return WrapRefused(reason=WrapReason.PARENT_DOES_NOT_OPEN, key=link.key_id)
     try:
         return open_wrap(
-            parent, link.wrapped, environment=environment, key=link.key_id,
-            parent=rows.links[link.parent_pair].key_id, born_with=link.fingerprint,
-        )  # fmt: skip
+            parent,
+            link.wrapped,
+            environment=environment,
+            key=link.key_id,
+            parent=rows.links[link.parent_pair].key_id,
+            born_with=link.fingerprint,
+        )
     except WrapRefused as error:
         return error

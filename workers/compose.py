@@ -27,17 +27,25 @@ _lock = threading.Lock()
 _built: dict[int, Services] = {}
 
 
-def build_services(settings: Settings, *, wake: Waker | None = None, providers: list[KmsProvider] | None = None) -> Services:
+def build_services(
+    settings: Settings, *, wake: Waker | None = None, providers: list[KmsProvider] | None = None
+) -> Services:
     """A process's services. `close` them when done."""
     database = Database(settings.database_url.get_secret_value())
     kms = KmsRegistry(providers if providers is not None else _providers(settings))
     loop = Loop()
     cache: PlaintextCache[Pair] = PlaintextCache(ttl=settings.cache_ttl, size=settings.cache_size, clock=time.monotonic)
     return Services(
-        settings=settings, database=database, pages=pages_for(database.dialect), kms=kms, loop=loop, cache=cache,
-        chain=Chain(database, kms, loop, cache), wake=wake or Silence(),
+        settings=settings,
+        database=database,
+        pages=pages_for(database.dialect),
+        kms=kms,
+        loop=loop,
+        cache=cache,
+        chain=Chain(database, kms, loop, cache),
+        wake=wake or Silence(),
         owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
-    )  # fmt: skip
+    )
 
 
 def process_services(settings: Settings, wake: Waker) -> Services:
@@ -60,5 +68,3 @@ def _providers(settings: Settings) -> list[KmsProvider]:
     if settings.allow_memory_kms:
         providers.append(MemoryKms())
     return providers
-
-

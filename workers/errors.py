@@ -128,7 +128,9 @@ class WrapRefused(Permanent):
 
     def __init__(self, *, reason: WrapReason, key: UUID | None = None) -> None:
         name = f"The wrap of key {key}" if key else "The wrap"
-        super().__init__(f"{name} does not open.", f"Reason: {reason.value}.", "Restore its row from a backup, then retry.")
+        super().__init__(
+            f"{name} does not open.", f"Reason: {reason.value}.", "Restore its row from a backup, then retry."
+        )
         self.reason, self.key = reason, key
 
 
@@ -179,7 +181,9 @@ class AlreadyInForce(Permanent):
     code = "already_in_force"
 
     def __init__(self, *, main_key: str) -> None:
-        super().__init__("Nothing was changed.", f"{main_key} is already in force, at this generation.", "Nothing to do.")
+        super().__init__(
+            "Nothing was changed.", f"{main_key} is already in force, at this generation.", "Nothing to do."
+        )
         self.main_key = main_key
 
 
@@ -200,7 +204,9 @@ class HierarchyBroken(Permanent):
 
     def __init__(self, *, fault: str, keys: list[UUID]) -> None:
         named = ", ".join(str(key) for key in keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
-        super().__init__("The hierarchy cannot be repacked.", f"{fault}: {named}.", "Repair the rows named, then start again.")
+        super().__init__(
+            "The hierarchy cannot be repacked.", f"{fault}: {named}.", "Repair the rows named, then start again."
+        )
         self.fault, self.keys = fault, keys
 
 
@@ -210,7 +216,9 @@ class EnvironmentLocked(Permanent):
     code = "environment_locked"
 
     def __init__(self, *, environment: UUID, cause: str) -> None:
-        super().__init__(f"Environment {environment} is locked.", f"Its main key is {cause}.", "Give the main key back.")
+        super().__init__(
+            f"Environment {environment} is locked.", f"Its main key is {cause}.", "Give the main key back."
+        )
         self.environment, self.cause = environment, cause
 
 

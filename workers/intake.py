@@ -96,8 +96,11 @@ def _refuse(services: Services, inbox_id: int, event: Event, body: bytes, error:
         if not isinstance(error, NotFound):
             environment = find_environment(connection, read_data(event).environment)
             tell(
-                connection, "main_key.rejected", actor=f"event:{event.source}", environment_id=environment.environment_id,
+                connection,
+                "main_key.rejected",
+                actor=f"event:{event.source}",
+                environment_id=environment.environment_id,
                 facts={"code": error.code, "why": rejected.why, "remedy": error.remedy, "event": event.id},
-            )  # fmt: skip
+            )
     services.wake.outbox()
     log.warning("event.rejected", code=error.code, event_id=event.id)

@@ -70,9 +70,12 @@ class Keyring:
                 connection, workspace=workspace, name=name, main_key=str(uri), generation=described.generation
             )
             tell(
-                connection, "environment.created", actor=actor, environment_id=environment.environment_id,
+                connection,
+                "environment.created",
+                actor=actor,
+                environment_id=environment.environment_id,
                 facts={"workspace": workspace, "name": name, "main_key": str(uri)},
-            )  # fmt: skip
+            )
         services.wake.outbox()
         return environment
 
@@ -121,9 +124,13 @@ class Keyring:
         if row.wrapped is None:
             raise WrapRefused(reason=WrapReason.MALFORMED, key=row.key_id)
         return open_wrap(
-            parent, row.wrapped, environment=environment.environment_id, key=row.key_id, parent=rows.links[pair].key_id,
+            parent,
+            row.wrapped,
+            environment=environment.environment_id,
+            key=row.key_id,
+            parent=rows.links[pair].key_id,
             born_with=row.fingerprint,
-        )  # fmt: skip
+        )
 
     # Creating ---------------------------------------------------------------------------------------------------
 
@@ -246,7 +253,12 @@ def _check_place(above: WrappingKeyRow, environment: Environment, kind: KeyKind)
 
 
 def _store(
-    connection: Connection, environment: Environment, minted: list[Minted], kind: KeyKind, *, parent: WrappingKeyRow | None
+    connection: Connection,
+    environment: Environment,
+    minted: list[Minted],
+    kind: KeyKind,
+    *,
+    parent: WrappingKeyRow | None,
 ) -> None:
     """Insert minted keys; their parent's version, or the live tops, are held."""
     level = 1 if parent is None else parent.level + 1

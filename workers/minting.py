@@ -71,9 +71,13 @@ async def _mint_root(services: Services, environment: Environment, tops: list[To
         other = await services.kms.main_key(top.main_key).wrap(opened.material, context)
         wraps.append({"top_version": top.version, "generation": other.generation, "wrapped": other.blob})
     return Minted(
-        key_id=key, material=opened.material, fingerprint=fingerprint(opened.material, environment.environment_id, key),
-        parent=None, top_version=active.version, root_wraps=tuple(wraps),
-    )  # fmt: skip
+        key_id=key,
+        material=opened.material,
+        fingerprint=fingerprint(opened.material, environment.environment_id, key),
+        parent=None,
+        top_version=active.version,
+        root_wraps=tuple(wraps),
+    )
 
 
 def mint_child(
@@ -82,12 +86,21 @@ def mint_child(
     """Fresh material for a key below a wrapping key's version."""
     material = services.random(KEY_BYTES)
     wrapped = seal(
-        parent_material, material, environment=environment.environment_id, key=key, parent=parent_id, random=services.random
+        parent_material,
+        material,
+        environment=environment.environment_id,
+        key=key,
+        parent=parent_id,
+        random=services.random,
     )
     return Minted(
-        key_id=key, material=material, fingerprint=fingerprint(material, environment.environment_id, key),
-        parent=parent, top_version=0, wrapped=wrapped,
-    )  # fmt: skip
+        key_id=key,
+        material=material,
+        fingerprint=fingerprint(material, environment.environment_id, key),
+        parent=parent,
+        top_version=0,
+        wrapped=wrapped,
+    )
 
 
 def material_of(opened: bytes | WrapRefused) -> bytes:
@@ -104,7 +117,13 @@ def check_tops(connection: Connection, environment: Environment, tops: list[TopV
 
 
 def store_version(
-    connection: Connection, environment: Environment, minted: Minted, *, wrapping_key: int, version: int, repack: int | None = None
+    connection: Connection,
+    environment: Environment,
+    minted: Minted,
+    *,
+    wrapping_key: int,
+    version: int,
+    repack: int | None = None,
 ) -> bool:
     """Make a minted version the active one. False where it is there already; then nothing is stored (R2).
 
@@ -113,9 +132,14 @@ def store_version(
     if minted.parent is not None:
         hold_version(connection, minted.parent)
     stored = insert_version(
-        connection, wrapping_key=wrapping_key, version=version, parent_version=minted.parent_version,
-        fingerprint=minted.fingerprint, wrapped=minted.wrapped, repack=repack,
-    )  # fmt: skip
+        connection,
+        wrapping_key=wrapping_key,
+        version=version,
+        parent_version=minted.parent_version,
+        fingerprint=minted.fingerprint,
+        wrapped=minted.wrapped,
+        repack=repack,
+    )
     if stored and minted.parent is None:
         rows = minted.root_rows(environment=environment.id, kind=KeyKind.WRAPPING, key=wrapping_key, version=version)
         insert_root_wraps(connection, rows)

@@ -39,9 +39,13 @@ class MoveWalk:
         services, repack = self._run.services, self._run.repack
         with services.database.read() as connection:
             roots = root_page(
-                connection, repack.environment, self._shard.kind, after=cursor[0], upto=self._shard.upto[0],
+                connection,
+                repack.environment,
+                self._shard.kind,
+                after=cursor[0],
+                upto=self._shard.upto[0],
                 limit=ROOTS_IN_BATCH,
-            )  # fmt: skip
+            )
         calls = services.kms.total_calls()
         outcomes = services.loop.run(self._move_all(roots))
         kms_calls = services.kms.total_calls() - calls
@@ -90,22 +94,33 @@ class MoveBatch:
         new = insert_root_wraps(connection, [self._row(root, wrap) for root, wrap in self.moved])
         swap_parent_versions(connection, [root for root, _ in self.moved], repack.to_top)
         set_aside(
-            connection, repack=repack.id, environment=repack.environment, stage=Stage.MOVE,
+            connection,
+            repack=repack.id,
+            environment=repack.environment,
+            stage=Stage.MOVE,
             keys=[_set_aside(root, error) for root, error in self.refused],
-        )  # fmt: skip
+        )
         return Tally(
-            seen=len(self.moved) + len(self.refused) + self.already, rewrapped=new,
-            already_current=self.already + len(self.moved) - new, quarantined=len(self.refused), kms_calls=self.kms_calls,
-        )  # fmt: skip
+            seen=len(self.moved) + len(self.refused) + self.already,
+            rewrapped=new,
+            already_current=self.already + len(self.moved) - new,
+            quarantined=len(self.refused),
+            kms_calls=self.kms_calls,
+        )
 
     def written(self) -> None:
         """Nothing to remember: no plaintext was kept."""
 
     def _row(self, root: Root, wrap: RootWrap) -> dict[str, Any]:
         return {
-            "environment": self.run.repack.environment, "kind": root.kind, "key": root.key, "key_version": root.version,
-            "top_version": self.run.repack.to_top, "generation": wrap.generation, "wrapped": wrap.blob,
-        }  # fmt: skip
+            "environment": self.run.repack.environment,
+            "kind": root.kind,
+            "key": root.key,
+            "key_version": root.version,
+            "top_version": self.run.repack.to_top,
+            "generation": wrap.generation,
+            "wrapped": wrap.blob,
+        }
 
 
 def _batch(run: Run, shard: Shard, cursor: Cursor, outcomes: list[tuple[Root, Outcome]], kms_calls: int) -> MoveBatch:
@@ -118,16 +133,24 @@ def _batch(run: Run, shard: Shard, cursor: Cursor, outcomes: list[tuple[Root, Ou
     else:
         reached, is_last = (good[-1][0].key if good else cursor[0]), False
     return MoveBatch(
-        run=run, cursor=(reached, END), is_last=is_last, kms_calls=kms_calls,
+        run=run,
+        cursor=(reached, END),
+        is_last=is_last,
+        kms_calls=kms_calls,
         moved=[(root, outcome) for root, outcome in good if isinstance(outcome, RootWrap)],
         refused=[(root, outcome) for root, outcome in good if isinstance(outcome, WrapRefused)],
         already=sum(outcome is None for _, outcome in good),
         failure=failed[1] if failed and isinstance(failed[1], KmsRefused | KmsUnreachable) else None,
-    )  # fmt: skip
+    )
 
 
 def _set_aside(root: Root, error: WrapRefused) -> SetAside:
     return SetAside(
-        kind=root.kind, key=root.key, key_version=root.version, key_id=root.key_id, parent=None,
-        parent_version=root.parent_version, reason=error.reason,
-    )  # fmt: skip
+        kind=root.kind,
+        key=root.key,
+        key_version=root.version,
+        key_id=root.key_id,
+        parent=None,
+        parent_version=root.parent_version,
+        reason=error.reason,
+    )

@@ -90,7 +90,12 @@ async def _try_describe(services: Services, uri: MainKeyUri, findings: list[Find
 
 
 async def _try_sample(
-    services: Services, environment: Environment, source: MainKeyUri, target: MainKeyUri, sample: Root, findings: list[Finding]
+    services: Services,
+    environment: Environment,
+    source: MainKeyUri,
+    target: MainKeyUri,
+    sample: Root,
+    findings: list[Finding],
 ) -> None:
     """Open one root with the old key, and move it inside the KMS where that is how it will be moved."""
     context = encryption_context(environment.environment_id, sample.key_id)
@@ -107,7 +112,9 @@ async def _try_sample(
             await new.rewrap(wrap.wrapped, context, source)
             findings.append(_good("target_rewraps", target, "It takes a root over inside the KMS."))
     except WrapRefused as error:
-        findings.append(_good("source_answers", source, f"It answers; the sampled root will be set aside ({error.reason})."))
+        findings.append(
+            _good("source_answers", source, f"It answers; the sampled root will be set aside ({error.reason}).")
+        )
     except (KmsRefused, KmsUnreachable) as error:
         findings.append(_bad(error))
 

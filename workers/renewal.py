@@ -54,9 +54,13 @@ class RenewWalk:
         after = cursor[0] if cursor[1] == END else cursor[0] - 1
         with self._run.services.database.read() as connection:
             return wrapping_page(
-                connection, self._run.environment.id, self._shard.level, after=after, upto=self._shard.upto[0],
+                connection,
+                self._run.environment.id,
+                self._shard.level,
+                after=after,
+                upto=self._shard.upto[0],
                 limit=self._limit,
-            )  # fmt: skip
+            )
 
     def _mint(self, cursor: Cursor, rows: list[WrappingKeyRow]) -> Batch:
         """A fresh version for each key, durable before anything is wrapped by it (R1)."""
@@ -75,9 +79,15 @@ class RenewWalk:
             fresh, refused = self._mint_children(rows)
             self._refused |= refused.keys()
         return MintBatch(
-            run=run, cursor=cursor, rows=rows, fresh=fresh, refused=refused, versions=versions, tops=tops,
+            run=run,
+            cursor=cursor,
+            rows=rows,
+            fresh=fresh,
+            refused=refused,
+            versions=versions,
+            tops=tops,
             kms_calls=run.services.kms.total_calls() - calls,
-        )  # fmt: skip
+        )
 
     def _mint_children(self, rows: list[WrappingKeyRow]) -> tuple[dict[int, Minted], dict[int, WrapRefused]]:
         services, environment = self._run.services, self._run.environment
@@ -95,9 +105,13 @@ class RenewWalk:
                 refused[row.id] = material
             else:
                 fresh[row.id] = mint_child(
-                    services, environment, key=row.key_id, parent=pair, parent_id=parents[row.parent].key_id,
+                    services,
+                    environment,
+                    key=row.key_id,
+                    parent=pair,
+                    parent_id=parents[row.parent].key_id,
                     parent_material=material,
-                )  # fmt: skip
+                )
         return fresh, refused
 
     def _rewrap(self, cursor: Cursor) -> Batch:
@@ -116,7 +130,13 @@ class RenewWalk:
 
 
 def prepare_rewrap(
-    run: Run, groups: Sequence[Group], parents: dict[int, WrappingKeyRow], *, stage: Stage, cursor: Cursor, is_last: bool
+    run: Run,
+    groups: Sequence[Group],
+    parents: dict[int, WrappingKeyRow],
+    *,
+    stage: Stage,
+    cursor: Cursor,
+    is_last: bool,
 ) -> Batch:
     """Rewrap each group under its parent's active version; groups that are there already are only counted."""
     if not groups:
@@ -126,16 +146,22 @@ def prepare_rewrap(
     stale = [group for group in groups if group.parent_version != parents[group.parent].active_version]
     opened = services.chain.open(environment, _pairs(stale, parents))
     batch = RewrapBatch(
-        run=run, stage=stage, cursor=cursor, is_last=is_last, kms_calls=services.kms.total_calls() - calls,
+        run=run,
+        stage=stage,
+        cursor=cursor,
+        is_last=is_last,
+        kms_calls=services.kms.total_calls() - calls,
         seen=sum(len(group.ids) for group in groups),
         already=sum(len(group.ids) for group in groups) - sum(len(group.ids) for group in stale),
-    )  # fmt: skip
+    )
     for group in stale:
         parent = parents[group.parent]
         old, new = opened[(group.parent, group.parent_version)], opened[(group.parent, parent.active_version or 0)]
         if isinstance(old, WrapRefused) or isinstance(new, WrapRefused):
             broken = old if isinstance(old, WrapRefused) else new
-            missing = isinstance(broken, WrapRefused) and broken.reason == WrapReason.PARENT_MISSING and broken.key is None
+            missing = (
+                isinstance(broken, WrapRefused) and broken.reason == WrapReason.PARENT_MISSING and broken.key is None
+            )
             reason = WrapReason.PARENT_MISSING if missing else WrapReason.PARENT_DOES_NOT_OPEN
             done = refuse_group(group, reason)
         else:
@@ -182,9 +208,12 @@ class MintBatch:
             ):
                 self.stored.append(((key, version), minted))
         set_aside(
-            connection, repack=repack.id, environment=repack.environment, stage=Stage.RENEW,
+            connection,
+            repack=repack.id,
+            environment=repack.environment,
+            stage=Stage.RENEW,
             keys=[_unminted(row, self.refused[row.id]) for row in self.rows if row.id in self.refused],
-        )  # fmt: skip
+        )
         held = len(self.refused)
         return Tally(seen=held, quarantined=held, minted=len(self.stored), kms_calls=self.kms_calls)
 
@@ -196,9 +225,14 @@ class MintBatch:
 
 def _unminted(row: WrappingKeyRow, error: WrapRefused) -> SetAside:
     return SetAside(
-        kind=KeyKind.WRAPPING, key=row.id, key_version=row.active_version or 0, key_id=row.key_id, parent=row.parent,
-        parent_version=0, reason=error.reason,
-    )  # fmt: skip
+        kind=KeyKind.WRAPPING,
+        key=row.id,
+        key_version=row.active_version or 0,
+        key_id=row.key_id,
+        parent=row.parent,
+        parent_version=0,
+        reason=error.reason,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,11 +262,16 @@ class RewrapBatch:
             self.wraps[group.parent, new] += len(done.ids)
         self.refused += [
             SetAside(
-                kind=KeyKind.DATA, key=row, key_version=0, key_id=UUID(bytes=bytes(key_id)), parent=group.parent,
-                parent_version=group.parent_version, reason=reason,
+                kind=KeyKind.DATA,
+                key=row,
+                key_version=0,
+                key_id=UUID(bytes=bytes(key_id)),
+                parent=group.parent,
+                parent_version=group.parent_version,
+                reason=reason,
             )
             for row, key_id, reason in done.refused
-        ]  # fmt: skip
+        ]
 
     def write(self, connection: Connection) -> Tally:
         """See Batch.write. Keys that another one swapped meanwhile are current already (R2, R9)."""
@@ -243,13 +282,14 @@ class RewrapBatch:
             swapped += pages.swap(connection, old=old, new=new, ids=ids, wraps=wraps)
         for pair, count in sorted(self.wraps.items()):
             add_wraps(connection, pair, count)
-        set_aside(
-            connection, repack=repack.id, environment=repack.environment, stage=self.stage, keys=self.refused
-        )
+        set_aside(connection, repack=repack.id, environment=repack.environment, stage=self.stage, keys=self.refused)
         return Tally(
-            seen=self.seen, rewrapped=swapped, already_current=self.already + tried - swapped,
-            quarantined=len(self.refused), kms_calls=self.kms_calls,
-        )  # fmt: skip
+            seen=self.seen,
+            rewrapped=swapped,
+            already_current=self.already + tried - swapped,
+            quarantined=len(self.refused),
+            kms_calls=self.kms_calls,
+        )
 
     def written(self) -> None:
         """Nothing to remember."""

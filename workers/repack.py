@@ -38,11 +38,19 @@ from workers.store.environments import (
     lock_environment,
     set_top_state,
 )
+from workers.store.outbox import tell
 from workers.store.quarantine import count_open
-from workers.store.repacks import Repack, change_state, create_repack, get_repack, hold_running, open_repack, set_columns
+from workers.store.repacks import (
+    Repack,
+    change_state,
+    create_repack,
+    get_repack,
+    hold_running,
+    open_repack,
+    set_columns,
+)
 from workers.store.roots import count_roots, count_unmoved, root_boundaries
 from workers.store.shards import Range, Shard, Tally
-from workers.store.outbox import tell
 from workers.store.trees import check_tree, child_counts, count_draining, deepest_level, split_parent, wrapping_key_rows
 from workers.walks import Batch, Run, Walk
 
@@ -81,7 +89,11 @@ def start_repack(services: Services, request: Request, *, settle: object = None)
     probe = probe_replacement(services, request.environment, source, target)
     if not probe.is_clear:
         raise ProbeFailed(probe.findings)
-    if str(target) == source.main_key and probe.generation == source.generation and (probe.generation or request.target):
+    if (
+        str(target) == source.main_key
+        and probe.generation == source.generation
+        and (probe.generation or request.target)
+    ):
         raise AlreadyInForce(main_key=source.main_key)
     with services.database.read() as connection:
         check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
@@ -133,26 +145,42 @@ def _create(
 ) -> Repack:
     environment = lock_environment(connection, request.environment.id)
     if live_tops(connection, environment.id)[0] != source:
-        raise RepackConflict(environment=environment.environment_id, repack=environment.environment_id, state="just ended")
+        raise RepackConflict(
+            environment=environment.environment_id, repack=environment.environment_id, state="just ended"
+        )
     version = last_top_version(connection, environment.id) + 1
     repack = create_repack(
-        connection, environment=environment.id, mode=request.mode, levels=deepest_level(connection, environment.id),
-        from_top=source.version, to_top=version, source_key=source.main_key, target_key=str(target), actor=request.actor,
+        connection,
+        environment=environment.id,
+        mode=request.mode,
+        levels=deepest_level(connection, environment.id),
+        from_top=source.version,
+        to_top=version,
+        source_key=source.main_key,
+        target_key=str(target),
+        actor=request.actor,
         kms_calls=probe.calls,
-    )  # fmt: skip
+    )
     # R1: from here on new roots are wrapped under both; every root keeps its old wrap until the move closes.
     set_top_state(connection, environment.id, source.version, TopState.DRAINING)
     insert_top(connection, environment.id, version=version, main_key=str(target), generation=probe.generation)
     shards.plan_shards(connection, repack.id, Stage.MOVE, 1, ranges)
     tell(
-        connection, "repack.started", actor=request.actor, environment_id=environment.environment_id,
+        connection,
+        "repack.started",
+        actor=request.actor,
+        environment_id=environment.environment_id,
         repack_id=repack.repack_id,
         facts={
-            "mode": request.mode.value, "source": source.main_key, "source_generation": source.generation,
-            "target": str(target), "target_generation": probe.generation,
-            "roots": sum(part.expected for part in ranges), "shards": len(ranges),
+            "mode": request.mode.value,
+            "source": source.main_key,
+            "source_generation": source.generation,
+            "target": str(target),
+            "target_generation": probe.generation,
+            "roots": sum(part.expected for part in ranges),
+            "shards": len(ranges),
         },
-    )  # fmt: skip
+    )
     return repack
 
 
@@ -164,7 +192,9 @@ def plan_move(connection: Connection, environment: Environment) -> list[Range]:
         size = shard_size_for(count, least=ROOTS_IN_SHARD)
         after, left = 0, count
         for boundary in root_boundaries(connection, environment.id, kind, step=size) if count else []:
-            ranges.append(Range(after=(after, shards.END), upto=(boundary, shards.END), expected=min(size, left), kind=kind))
+            ranges.append(
+                Range(after=(after, shards.END), upto=(boundary, shards.END), expected=min(size, left), kind=kind)
+            )
             after, left = boundary, left - size
         if after < last:
             ranges.append(Range(after=(after, shards.END), upto=(last, shards.END), expected=left, kind=kind))
@@ -249,9 +279,13 @@ def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
 def _tell_quarantine(connection: Connection, run: Run, tally: Tally) -> None:
     if tally.quarantined:
         tell(
-            connection, "key.quarantined", actor=run.services.owner, environment_id=run.repack.environment_id,
-            repack_id=run.repack.repack_id, facts={"keys": tally.quarantined},
-        )  # fmt: skip
+            connection,
+            "key.quarantined",
+            actor=run.services.owner,
+            environment_id=run.repack.environment_id,
+            repack_id=run.repack.repack_id,
+            facts={"keys": tally.quarantined},
+        )
 
 
 # 3. Advance: when no shard of a stage is left, close it and plan the next --------------------------------------------
@@ -309,7 +343,9 @@ def _plan(services: Services, repack: Repack, following: tuple[Stage, int]) -> l
         size = services.settings.shard_size
         return list(
             cut_children(
-                counts, size=size, split=lambda parent, step: split_parent(connection, repack.environment, level, parent, step)
+                counts,
+                size=size,
+                split=lambda parent, step: split_parent(connection, repack.environment, level, parent, step),
             )
         )
 
@@ -320,7 +356,13 @@ def _enter(
     stage, level = following
     if repack.stage == Stage.MOVE:
         change_state(
-            connection, repack, RepackState.RENEWING, "repack.renewing", actor=services.owner, stage=Stage.RENEW, level=0
+            connection,
+            repack,
+            RepackState.RENEWING,
+            "repack.renewing",
+            actor=services.owner,
+            stage=Stage.RENEW,
+            level=0,
         )
         return
     shards.plan_shards(connection, repack.id, stage, level, ranges)
@@ -346,9 +388,13 @@ def _close_move(connection: Connection, repack: Repack, environment: Environment
         set_top_state(connection, environment.id, version, TopState.RETIRED)
     set_columns(connection, repack, move_closed_at=certificate["closed_at"], certificate=certificate)
     tell(
-        connection, "repack.move_closed", actor="keyrepack", environment_id=environment.environment_id,
-        repack_id=repack.repack_id, facts={"certificate": certificate},
-    )  # fmt: skip
+        connection,
+        "repack.move_closed",
+        actor="keyrepack",
+        environment_id=environment.environment_id,
+        repack_id=repack.repack_id,
+        facts={"certificate": certificate},
+    )
     return True
 
 
@@ -363,15 +409,28 @@ def _finish(connection: Connection, services: Services, repack: Repack) -> None:
     for part in shards.progress(connection, repack.id):
         totals.add(
             Tally(
-                seen=part.seen, rewrapped=part.rewrapped, already_current=part.already_current,
-                quarantined=part.quarantined, minted=part.minted, shredded=part.shredded, kms_calls=part.kms_calls,
-            )  # fmt: skip
+                seen=part.seen,
+                rewrapped=part.rewrapped,
+                already_current=part.already_current,
+                quarantined=part.quarantined,
+                minted=part.minted,
+                shredded=part.shredded,
+                kms_calls=part.kms_calls,
+            )
         )
     change_state(
-        connection, repack, state, f"repack.{state.value}", actor=services.owner,
+        connection,
+        repack,
+        state,
+        f"repack.{state.value}",
+        actor=services.owner,
         facts={
-            "seen": totals.seen, "rewrapped": totals.rewrapped, "already_current": totals.already_current,
-            "quarantined": quarantined, "minted": totals.minted, "shredded": totals.shredded,
+            "seen": totals.seen,
+            "rewrapped": totals.rewrapped,
+            "already_current": totals.already_current,
+            "quarantined": quarantined,
+            "minted": totals.minted,
+            "shredded": totals.shredded,
             "kms_calls": totals.kms_calls + repack.kms_calls,
         },
-    )  # fmt: skip
+    )

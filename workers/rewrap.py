@@ -36,7 +36,13 @@ RandomBytes = Callable[[int], bytes]
 
 
 def seal(
-    parent_material: bytes, material: bytes, *, environment: UUID, key: UUID, parent: UUID, random: RandomBytes = os.urandom
+    parent_material: bytes,
+    material: bytes,
+    *,
+    environment: UUID,
+    key: UUID,
+    parent: UUID,
+    random: RandomBytes = os.urandom,
 ) -> bytes:
     """A key's wrap under its parent, opened again and compared before it is returned (R6). 61 bytes."""
     cipher = AESGCM(parent_material)

@@ -50,9 +50,13 @@ class ShredWalk:
         """See Walk.prepare. First the proof itself; only where it fails, what hangs is looked up and moved."""
         with self._run.services.database.read() as connection:
             links = draining_page(
-                connection, self._run.environment.id, self._shard.level, after=cursor[0], upto=self._shard.upto[0],
+                connection,
+                self._run.environment.id,
+                self._shard.level,
+                after=cursor[0],
+                upto=self._shard.upto[0],
                 limit=KEYS_IN_BATCH,
-            )  # fmt: skip
+            )
         if not links:
             return Nothing(cursor=self._shard.upto, is_last=True)
         moved = self._move_away(links, cursor) if self._busy else None
@@ -89,9 +93,13 @@ class ShredWalk:
                 batch.refused.append(_set_aside(link, broken))
             else:
                 wrapped = seal(
-                    above, own, environment=environment, key=link.key_id, parent=parents[link.parent].key_id,
+                    above,
+                    own,
+                    environment=environment,
+                    key=link.key_id,
+                    parent=parents[link.parent].key_id,
                     random=services.random,
-                )  # fmt: skip
+                )
                 batch.hung.append((link, active[link.parent], wrapped))
         return batch
 
@@ -115,14 +123,15 @@ class RehangBatch:
         for link, above, wrapped in self.hung:
             swapped += rehang_version(connection, link, parent_version=above[1], wrapped=wrapped)
             add_wraps(connection, above, 1)
-        set_aside(
-            connection, repack=repack.id, environment=repack.environment, stage=Stage.SHRED, keys=self.refused
-        )
+        set_aside(connection, repack=repack.id, environment=repack.environment, stage=Stage.SHRED, keys=self.refused)
         seen = len(self.hung) + len(self.refused)
         return Tally(
-            seen=seen, rewrapped=swapped, already_current=len(self.hung) - swapped, quarantined=len(self.refused),
+            seen=seen,
+            rewrapped=swapped,
+            already_current=len(self.hung) - swapped,
+            quarantined=len(self.refused),
             kms_calls=self.kms_calls,
-        )  # fmt: skip
+        )
 
     def written(self) -> None:
         """Nothing to remember."""
@@ -158,6 +167,11 @@ class ShredBatch:
 def _set_aside(link: Link, error: bytes | WrapRefused) -> SetAside:
     reason = error.reason if isinstance(error, WrapRefused) else WrapReason.DOES_NOT_OPEN
     return SetAside(
-        kind=KeyKind.WRAPPING, key=link.id, key_version=link.version, key_id=link.key_id, parent=link.parent,
-        parent_version=link.parent_version, reason=reason,
-    )  # fmt: skip
+        kind=KeyKind.WRAPPING,
+        key=link.id,
+        key_version=link.version,
+        key_id=link.key_id,
+        parent=link.parent,
+        parent_version=link.parent_version,
+        reason=reason,
+    )

@@ -34,11 +34,12 @@ def pause(services: Services, repack: Repack, *, actor: str, reason: str = "") -
     """Stop work within a batch; `resume` goes on where it was. Raises IllegalMove."""
     facts = {"reason": reason}
     return _steer(
-        services, repack,
+        services,
+        repack,
         lambda connection, current: change_state(
             connection, current, RepackState.PAUSED, "repack.paused", actor=actor, facts=facts
         ),
-    )  # fmt: skip
+    )
 
 
 def resume(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
@@ -66,7 +67,9 @@ def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -
             return current
         newest = latest_repack(connection, current.environment)
         if current.move_closed_at is not None or newest is None or newest.id != current.id:
-            raise IllegalMove(action="aborted", state=f"{current.state.value}, and its move has closed", allowed=["stopped"])
+            raise IllegalMove(
+                action="aborted", state=f"{current.state.value}, and its move has closed", allowed=["stopped"]
+            )
         shards.close_shards(connection, current.id)
         restore_parent_versions(connection, current.environment, top_version=current.to_top, former=current.from_top)
         drop_root_wraps(connection, current.environment, [current.to_top])
@@ -74,9 +77,13 @@ def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -
         set_top_state(connection, current.environment, current.from_top, TopState.ACTIVE)
         release(connection, current.environment)
         return change_state(
-            connection, current, RepackState.ABORTED, "repack.aborted", actor=actor,
+            connection,
+            current,
+            RepackState.ABORTED,
+            "repack.aborted",
+            actor=actor,
             facts={"reason": reason, "in_force": current.source_key},
-        )  # fmt: skip
+        )
 
     return _steer(services, repack, write)
 
@@ -118,9 +125,15 @@ def retry(services: Services, repack: Repack, *, actor: str, reason: str = "") -
         stage = Stage.MOVE if current.move_closed_at is None else Stage.RENEW
         state = RepackState.MOVING if stage == Stage.MOVE else RepackState.RENEWING
         return change_state(
-            connection, current, state, "repack.retried", actor=actor, stage=stage, level=0,
+            connection,
+            current,
+            state,
+            "repack.retried",
+            actor=actor,
+            stage=stage,
+            level=0,
             facts={"reason": reason, "keys": keys},
-        )  # fmt: skip
+        )
 
     return _steer(services, repack, write)
 
@@ -135,11 +148,19 @@ def block(services: Services, repack: Repack, error: KmsRefused | KmsUnreachable
         now, wait = read_clock(connection), services.settings.kms_probe_seconds
         log.warning("repack.blocked", repack=str(current.repack_id), side=side, cause=error.cause.value)
         return change_state(
-            connection, current, RepackState.BLOCKED, "repack.blocked", actor=services.owner,
+            connection,
+            current,
+            RepackState.BLOCKED,
+            "repack.blocked",
+            actor=services.owner,
             facts={"side": side, "cause": error.cause.value, "main_key": error.main_key},
-            block_side=side, block_cause=error.cause.value, block_detail=str(error), blocked_at=now,
-            probe_at=now + wait, probes=0,
-        )  # fmt: skip
+            block_side=side,
+            block_cause=error.cause.value,
+            block_detail=str(error),
+            blocked_at=now,
+            probe_at=now + wait,
+            probes=0,
+        )
 
     return _steer(services, repack, write)
 
@@ -155,9 +176,14 @@ def look_again(services: Services, repack: Repack) -> Repack:
             return current
         if failed is None:
             return change_state(
-                connection, current, current.stage_state, "repack.resumed", actor=services.owner,
-                facts={"was": current.block_cause}, probes=0,
-            )  # fmt: skip
+                connection,
+                current,
+                current.stage_state,
+                "repack.resumed",
+                actor=services.owner,
+                facts={"was": current.block_cause},
+                probes=0,
+            )
         settings, probes = services.settings, current.probes + 1
         wait = min(settings.kms_probe_max_seconds, settings.kms_probe_seconds * 2 ** min(probes, 16))
         return set_columns(

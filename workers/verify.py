@@ -41,7 +41,9 @@ class Report:
             self.named.append({"key": str(key_id), "reason": reason})
 
 
-def verify_environment(services: Services, environment: Environment, *, on_progress: Callable[[int], None] = lambda _: None) -> Report:
+def verify_environment(
+    services: Services, environment: Environment, *, on_progress: Callable[[int], None] = lambda _: None
+) -> Report:
     """Open every key. Raises KmsRefused, KmsUnreachable where the main key does not open the roots."""
     report = Report(environment=str(environment))
     with services.database.read() as connection:
@@ -110,7 +112,11 @@ def _verify_groups(services: Services, environment: Environment, groups: list[Gr
             continue
         # The very loop of the walk opens and checks each key; its new wraps are thrown away.
         done = rewrap_group(
-            group, old=material, new=material, environment=environment.environment_id, parent=parents[group.parent].key_id
+            group,
+            old=material,
+            new=material,
+            environment=environment.environment_id,
+            parent=parents[group.parent].key_id,
         )
         report.verified += len(done.ids)
         for _, key_id, reason in done.refused:
@@ -122,5 +128,3 @@ def _count(report: Report, key_id: UUID, opened: bytes | WrapRefused) -> None:
         report.broke(key_id, opened.reason.value)
     else:
         report.verified += 1
-
-

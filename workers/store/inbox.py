@@ -38,17 +38,20 @@ def receive(connection: Connection, event: Event, body: bytes) -> Received:
     """
     digest = body_digest(body)
     values = {
-        "source": event.source, "event_id": event.id, "type": event.type, "digest": digest, "body": body,
-        "state": "received", "received_at": db_now(),
-    }  # fmt: skip
+        "source": event.source,
+        "event_id": event.id,
+        "type": event.type,
+        "digest": digest,
+        "body": body,
+        "state": "received",
+        "received_at": db_now(),
+    }
     try:
         with connection.begin_nested():
             connection.execute(insert(inbox).values(values))
     except IntegrityError:
         pass  # seen before: an at-least-once broker at work, or a replay
-    found = connection.execute(
-        select(inbox).where(inbox.c.source == event.source, inbox.c.event_id == event.id)
-    ).one()
+    found = connection.execute(select(inbox).where(inbox.c.source == event.source, inbox.c.event_id == event.id)).one()
     if not same_bytes(found.digest, digest):
         raise EventRejected("replayed_id", f"Event {event.id!r} of {event.source!r} came before with another body.")
     return _received(found)
@@ -98,6 +101,11 @@ def list_rejected(connection: Connection, *, limit: int = 100) -> list[dict[str,
 
 def _received(row: Any) -> Received:
     return Received(
-        id=row.id, source=row.source, event_id=row.event_id, type=row.type, body=row.body, state=row.state,
+        id=row.id,
+        source=row.source,
+        event_id=row.event_id,
+        type=row.type,
+        body=row.body,
+        state=row.state,
         outcome=row.outcome,
-    )  # fmt: skip
+    )

@@ -86,10 +86,17 @@ class WrappingKeyRow:
 
 
 _LINK = select(
-    wrapping_keys.c.id, wrapping_keys.c.key_id, wrapping_keys.c.environment, wrapping_keys.c.level,
-    wrapping_keys.c.parent, wrapping_versions.c.version, wrapping_versions.c.parent_version,
-    wrapping_versions.c.fingerprint, wrapping_versions.c.wrapped, wrapping_versions.c.state,
-).join_from(wrapping_keys, wrapping_versions)  # fmt: skip
+    wrapping_keys.c.id,
+    wrapping_keys.c.key_id,
+    wrapping_keys.c.environment,
+    wrapping_keys.c.level,
+    wrapping_keys.c.parent,
+    wrapping_versions.c.version,
+    wrapping_versions.c.parent_version,
+    wrapping_versions.c.fingerprint,
+    wrapping_versions.c.wrapped,
+    wrapping_versions.c.state,
+).join_from(wrapping_keys, wrapping_versions)
 
 
 def load_links(connection: Connection, pairs: Iterable[Pair], known: Iterable[Pair] = ()) -> dict[Pair, Link]:
@@ -141,7 +148,10 @@ def load_root_wraps(connection: Connection, kind: KeyKind, ids: Iterable[int]) -
         )
         for row in connection.execute(query):
             wrap = StoredRootWrap(
-                top_version=row.top_version, main_key=row.main_key, active=row.state == TopState.ACTIVE, wrapped=row.wrapped
+                top_version=row.top_version,
+                main_key=row.main_key,
+                active=row.state == TopState.ACTIVE,
+                wrapped=row.wrapped,
             )
             found.setdefault((row.key, row.key_version), []).append(wrap)
     return {pair: sorted(wraps, key=lambda wrap: not wrap.active) for pair, wraps in found.items()}
@@ -168,7 +178,9 @@ def wrapping_page(
 ) -> list[WrappingKeyRow]:
     """The wrapping keys of a level with `after` < row <= `upto`, in order."""
     columns = wrapping_keys.c
-    condition = (columns.environment == environment) & (columns.level == level) & (columns.id > after) & (columns.id <= upto)
+    condition = (
+        (columns.environment == environment) & (columns.level == level) & (columns.id > after) & (columns.id <= upto)
+    )
     return _wrapping_rows(connection, condition, limit=limit)
 
 
@@ -186,14 +198,19 @@ def _wrapping_rows(connection: Connection, condition: Any, *, limit: int) -> lis
     columns, versions = wrapping_keys.c, wrapping_versions.c
     query = (
         select(
-            columns.id, columns.key_id, columns.environment, columns.level, columns.parent,
-            versions.version.label("active_version"), versions.repack.label("minted_by"),
+            columns.id,
+            columns.key_id,
+            columns.environment,
+            columns.level,
+            columns.parent,
+            versions.version.label("active_version"),
+            versions.repack.label("minted_by"),
         )
         .outerjoin(wrapping_versions, (versions.wrapping_key == columns.id) & (versions.state == VersionState.ACTIVE))
         .where(condition)
         .order_by(columns.id)
         .limit(limit)
-    )  # fmt: skip
+    )
     return [WrappingKeyRow(**row) for row in connection.execute(query).mappings()]
 
 
@@ -217,9 +234,14 @@ def insert_version(
 ) -> bool:
     """Make `version` the active one, and what was active draining. False if that version is already there (R2)."""
     values = {
-        "wrapping_key": wrapping_key, "version": version, "parent_version": parent_version, "fingerprint": fingerprint,
-        "wrapped": wrapped, "state": VersionState.ACTIVE, "repack": repack,
-    }  # fmt: skip
+        "wrapping_key": wrapping_key,
+        "version": version,
+        "parent_version": parent_version,
+        "fingerprint": fingerprint,
+        "wrapped": wrapped,
+        "state": VersionState.ACTIVE,
+        "repack": repack,
+    }
     older = (wrapping_versions.c.wrapping_key == wrapping_key) & (wrapping_versions.c.state == VersionState.ACTIVE)
     try:
         with connection.begin_nested():
@@ -296,16 +318,21 @@ def draining_page(
     keys = (
         select(columns.id)
         .where(
-            columns.environment == environment, columns.level == level, columns.id > after, columns.id <= upto,
-            select(1).where(
-                wrapping_versions.c.wrapping_key == columns.id, wrapping_versions.c.state == VersionState.DRAINING
-            ).exists(),
+            columns.environment == environment,
+            columns.level == level,
+            columns.id > after,
+            columns.id <= upto,
+            select(1)
+            .where(wrapping_versions.c.wrapping_key == columns.id, wrapping_versions.c.state == VersionState.DRAINING)
+            .exists(),
         )
         .order_by(columns.id)
         .limit(limit)
-    )  # fmt: skip
+    )
     query = _LINK.where(wrapping_versions.c.state == VersionState.DRAINING, columns.id.in_(keys))
-    return [_link(row) for row in connection.execute(query.order_by(columns.id, wrapping_versions.c.version)).mappings()]
+    return [
+        _link(row) for row in connection.execute(query.order_by(columns.id, wrapping_versions.c.version)).mappings()
+    ]
 
 
 def lock_versions(connection: Connection, pairs: Sequence[Pair]) -> set[Pair]:
@@ -313,12 +340,10 @@ def lock_versions(connection: Connection, pairs: Sequence[Pair]) -> set[Pair]:
     versions = wrapping_versions.c
     query = (
         select(versions.wrapping_key, versions.version)
-        .where(
-            tuple_(versions.wrapping_key, versions.version).in_(pairs), versions.state == VersionState.DRAINING
-        )
+        .where(tuple_(versions.wrapping_key, versions.version).in_(pairs), versions.state == VersionState.DRAINING)
         .order_by(versions.wrapping_key, versions.version)
         .with_for_update()
-    )  # fmt: skip
+    )
     return {(key, version) for key, version in connection.execute(query).tuples()}
 
 
@@ -330,7 +355,9 @@ def hanging_data(connection: Connection, links: Sequence[Link]) -> set[Pair]:
     columns = data_keys.c
     query = (
         select(columns.parent, columns.parent_version)
-        .where(columns.environment == environment, columns.level == level, columns.parent.in_({link.id for link in links}))
+        .where(
+            columns.environment == environment, columns.level == level, columns.parent.in_({link.id for link in links})
+        )
         .where(tuple_(columns.parent, columns.parent_version).in_([link.pair for link in links]))
         .distinct()
     )
@@ -355,11 +382,13 @@ def rehang_version(connection: Connection, link: Link, *, parent_version: int, w
     statement = (
         update(wrapping_versions)
         .where(
-            versions.wrapping_key == link.id, versions.version == link.version,
-            versions.parent_version == link.parent_version, versions.state != VersionState.SHREDDED,
+            versions.wrapping_key == link.id,
+            versions.version == link.version,
+            versions.parent_version == link.parent_version,
+            versions.state != VersionState.SHREDDED,
         )
         .values(parent_version=parent_version, wrapped=wrapped)
-    )  # fmt: skip
+    )
     return connection.execute(statement).rowcount == 1
 
 
@@ -377,4 +406,3 @@ def shred(connection: Connection, pairs: Sequence[Pair]) -> int:
         .values(state=VersionState.SHREDDED, wrapped=None)
     )
     return connection.execute(statement).rowcount
-

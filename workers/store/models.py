@@ -92,8 +92,13 @@ wrapping_versions = Table(
     Column("wraps", BigId, nullable=False, server_default="0"),  # made by it, at most; see WRAP_LIMIT
     Column("repack", BigId),  # the repack that minted it
     PrimaryKeyConstraint("wrapping_key", "version"),
-    Index("uq_wrapping_versions_active", "wrapping_key", unique=True, sqlite_where=text("state = 'active'"),
-          postgresql_where=text("state = 'active'")),
+    Index(
+        "uq_wrapping_versions_active",
+        "wrapping_key",
+        unique=True,
+        sqlite_where=text("state = 'active'"),
+        postgresql_where=text("state = 'active'"),
+    ),
     Index("uq_wrapping_versions_minted", "wrapping_key", "repack", unique=True),  # R2: one version a repack
     **HALF_FULL,
 )
@@ -211,8 +216,15 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("open", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
-    Index("uq_quarantine_open", "kind", "key", "key_version", unique=True, sqlite_where=text("open"),
-          postgresql_where=text("open")),
+    Index(
+        "uq_quarantine_open",
+        "kind",
+        "key",
+        "key_version",
+        unique=True,
+        sqlite_where=text("open"),
+        postgresql_where=text("open"),
+    ),
     Index("ix_quarantine_repack", "repack", "id"),
 )
 
@@ -230,8 +242,9 @@ inbox = Table(
     Column("received_at", Float, nullable=False),
     Column("handled_at", Float),
     UniqueConstraint("source", "event_id"),
-    Index("ix_inbox_received", "id", sqlite_where=text("state = 'received'"),
-          postgresql_where=text("state = 'received'")),
+    Index(
+        "ix_inbox_received", "id", sqlite_where=text("state = 'received'"), postgresql_where=text("state = 'received'")
+    ),
 )
 
 rejected_events = Table(
@@ -256,8 +269,12 @@ outbox = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("published_at", Float),
-    Index("ix_outbox_unpublished", "id", sqlite_where=text("published_at is null"),
-          postgresql_where=text("published_at is null")),
+    Index(
+        "ix_outbox_unpublished",
+        "id",
+        sqlite_where=text("published_at is null"),
+        postgresql_where=text("published_at is null"),
+    ),
 )
 
 audit = Table(

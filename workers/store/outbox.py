@@ -34,8 +34,12 @@ def tell(
         if repack_id is not None:
             data["repack"] = str(repack_id)
         event = Event(
-            id=str(uuid4()), source=SOURCE, type=action, time=datetime.fromtimestamp(record.at, UTC),
-            subject=str(environment_id), data=data,
+            id=str(uuid4()),
+            source=SOURCE,
+            type=action,
+            time=datetime.fromtimestamp(record.at, UTC),
+            subject=str(environment_id),
+            data=data,
         )
         values = {"type": action, "body": event.to_bytes(), "created_at": record.at}
         connection.execute(insert(outbox).values(values))

@@ -134,11 +134,13 @@ class PostgresqlPages:
         size = 16 + FINGERPRINT_BYTES + WRAP_BYTES
         starts = range(0, len(ids) * size, size)
         return Group(
-            parent, version, ids,
+            parent,
+            version,
+            ids,
             [blob[at : at + 16] for at in starts],
             [blob[at + 16 : at + 32] for at in starts],
             [blob[at + 32 : at + size] for at in starts],
-        )  # fmt: skip
+        )
 
     def _odd(self, cursor: Any, parent: int, version: int, ids: list[int]) -> Group:
         """Rows cut short or without a wrap, one by one: they will be quarantined."""

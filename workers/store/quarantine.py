@@ -30,9 +30,7 @@ class SetAside:
     reason: WrapReason
 
 
-def set_aside(
-    connection: Connection, *, repack: int, environment: int, stage: Stage, keys: Sequence[SetAside]
-) -> None:
+def set_aside(connection: Connection, *, repack: int, environment: int, stage: Stage, keys: Sequence[SetAside]) -> None:
     """Record keys; one that is already set aside is not recorded twice."""
     if not keys:
         return
@@ -44,7 +42,9 @@ def set_aside(
         connection.execute(statement.on_conflict_do_nothing())
 
 
-def list_quarantine(connection: Connection, *, repack: int | None = None, environment: int | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+def list_quarantine(
+    connection: Connection, *, repack: int | None = None, environment: int | None = None, limit: int = 1000
+) -> list[dict[str, Any]]:
     """The keys that are set aside now, with the outer id of the parent whose version each holds back."""
     parents = wrapping_keys.alias("parents")
     query = (
@@ -63,7 +63,9 @@ def list_quarantine(connection: Connection, *, repack: int | None = None, enviro
 
 def count_open(connection: Connection, *, environment: int, stage: Stage | None = None) -> int:
     """How many keys of an environment are set aside now."""
-    query = select(func.count()).select_from(quarantine).where(quarantine.c.environment == environment, quarantine.c.open)
+    query = (
+        select(func.count()).select_from(quarantine).where(quarantine.c.environment == environment, quarantine.c.open)
+    )
     if stage is not None:
         query = query.where(quarantine.c.stage == stage)
     return int(connection.execute(query).scalar_one())

@@ -91,10 +91,21 @@ def create_repack(
 ) -> Repack:
     """A repack that is moving. The database refuses a second open one (unique index)."""
     statement = insert(repacks).values(
-        repack_id=uuid4(), environment=environment, mode=mode, state=RepackState.MOVING, stage=Stage.MOVE, level=1,
-        levels=levels, from_top=from_top, to_top=to_top, source_key=source_key, target_key=target_key, actor=actor,
-        kms_calls=kms_calls, created_at=db_now(),
-    )  # fmt: skip
+        repack_id=uuid4(),
+        environment=environment,
+        mode=mode,
+        state=RepackState.MOVING,
+        stage=Stage.MOVE,
+        level=1,
+        levels=levels,
+        from_top=from_top,
+        to_top=to_top,
+        source_key=source_key,
+        target_key=target_key,
+        actor=actor,
+        kms_calls=kms_calls,
+        created_at=db_now(),
+    )
     return get_repack(connection, int(connection.execute(statement.returning(repacks.c.id)).scalar_one()))
 
 
@@ -133,7 +144,11 @@ def latest_repack(connection: Connection, environment: int) -> Repack | None:
 
 
 def list_repacks(
-    connection: Connection, *, environment: int | None = None, states: frozenset[RepackState] | None = None, limit: int = 100
+    connection: Connection,
+    *,
+    environment: int | None = None,
+    states: frozenset[RepackState] | None = None,
+    limit: int = 100,
 ) -> list[Repack]:
     """The newest first."""
     query = _REPACK.order_by(repacks.c.id.desc()).limit(limit)
@@ -145,7 +160,13 @@ def list_repacks(
 
 
 def change_state(
-    connection: Connection, repack: Repack, state: RepackState, action: str, *, actor: str, facts: dict[str, Any] | None = None,
+    connection: Connection,
+    repack: Repack,
+    state: RepackState,
+    action: str,
+    *,
+    actor: str,
+    facts: dict[str, Any] | None = None,
     **columns: Any,
 ) -> Repack:
     """Move a locked repack to `state`, and tell it. Raises IllegalMove."""
@@ -155,9 +176,13 @@ def change_state(
     columns["ended_at"] = db_now() if state in ENDED else None
     connection.execute(update(repacks).where(repacks.c.id == repack.id).values(state=state, **columns))
     tell(
-        connection, action, actor=actor, environment_id=repack.environment_id, repack_id=repack.repack_id,
+        connection,
+        action,
+        actor=actor,
+        environment_id=repack.environment_id,
+        repack_id=repack.repack_id,
         facts={"from": repack.state.value, "to": state.value, "mode": repack.mode.value, **(facts or {})},
-    )  # fmt: skip
+    )
     return get_repack(connection, repack.id)
 
 
@@ -190,10 +215,6 @@ def _repack(row: Row[Any]) -> Repack:
 
 
 _REPACK = select(
-    *(
-        repacks.c[name]
-        for name in Repack.__slots__
-        if name != "environment_id"
-    ),
+    *(repacks.c[name] for name in Repack.__slots__ if name != "environment_id"),
     environments.c.environment_id,
 ).join(environments, environments.c.id == repacks.c.environment)

@@ -56,7 +56,9 @@ def count_unmoved(connection: Connection, environment: int, top_version: int) ->
     """Versions of roots without a wrap under `top_version`: (all of them, those of them in quarantine)."""
     missing = quarantined = 0
     for query in (
-        _unmoved(KeyKind.WRAPPING, _WRAPPING, wrapping_keys.c.id, wrapping_versions.c.version, environment, top_version),
+        _unmoved(
+            KeyKind.WRAPPING, _WRAPPING, wrapping_keys.c.id, wrapping_versions.c.version, environment, top_version
+        ),
         _unmoved(KeyKind.DATA, _DATA, data_keys.c.id, literal(0), environment, top_version),
     ):
         total, held = connection.execute(query).tuples().one()
@@ -64,10 +66,14 @@ def count_unmoved(connection: Connection, environment: int, top_version: int) ->
     return missing, quarantined
 
 
-def _unmoved(kind: KeyKind, base: Select[tuple[object, ...]], key: object, version: object, environment: int, top: int) -> Select[tuple[int, int]]:
+def _unmoved(
+    kind: KeyKind, base: Select[tuple[object, ...]], key: object, version: object, environment: int, top: int
+) -> Select[tuple[int, int]]:
     wraps, held = root_wraps.c, quarantine.c
     table = wrapping_keys if kind == KeyKind.WRAPPING else data_keys
-    has_wrap = select(1).where(wraps.kind == kind, wraps.key == key, wraps.key_version == version, wraps.top_version == top)
+    has_wrap = select(1).where(
+        wraps.kind == kind, wraps.key == key, wraps.key_version == version, wraps.top_version == top
+    )
     is_held = select(1).where(held.kind == kind, held.key == key, held.key_version == version, held.open)
     inner = (
         base.add_columns(is_held.exists().label("held"))
@@ -103,11 +109,13 @@ def restore_parent_versions(connection: Connection, environment: int, *, top_ver
     connection.execute(
         update(data_keys)
         .where(
-            columns.environment == environment, columns.level == 1, columns.parent.is_(None),
+            columns.environment == environment,
+            columns.level == 1,
+            columns.parent.is_(None),
             columns.parent_version == top_version,
         )
         .values(parent_version=former)
-    )  # fmt: skip
+    )
 
 
 def count_roots(connection: Connection, environment: int, kind: KeyKind) -> tuple[int, int]:
@@ -129,8 +137,10 @@ def root_boundaries(connection: Connection, environment: int, kind: KeyKind, *, 
         query = (
             select(table.c.id)
             .where(table.c.environment == environment, table.c.level == 1, table.c.parent.is_(None), table.c.id > after)
-            .order_by(table.c.id).offset(step - 1).limit(1)
-        )  # fmt: skip
+            .order_by(table.c.id)
+            .offset(step - 1)
+            .limit(1)
+        )
         found = connection.execute(query).scalar_one_or_none()
         if found is None:
             return boundaries
@@ -144,13 +154,19 @@ def _wrapping_roots(environment: int) -> Select[tuple[int]]:
 
 _WRAPPING = (
     select(
-        wrapping_keys.c.id.label("key"), wrapping_keys.c.key_id, wrapping_versions.c.version,
-        wrapping_versions.c.parent_version, wrapping_versions.c.fingerprint,
+        wrapping_keys.c.id.label("key"),
+        wrapping_keys.c.key_id,
+        wrapping_versions.c.version,
+        wrapping_versions.c.parent_version,
+        wrapping_versions.c.fingerprint,
     )
     .join_from(wrapping_keys, wrapping_versions)
     .where(or_(wrapping_versions.c.state != VersionState.SHREDDED))
-)  # fmt: skip
+)
 _DATA = select(
-    data_keys.c.id.label("key"), data_keys.c.key_id, literal(0).label("version"), data_keys.c.parent_version,
+    data_keys.c.id.label("key"),
+    data_keys.c.key_id,
+    literal(0).label("version"),
+    data_keys.c.parent_version,
     data_keys.c.fingerprint,
-)  # fmt: skip
+)

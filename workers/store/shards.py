@@ -11,7 +11,7 @@ from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import LeaseLost
 from workers.store.models import shards
-from workers.store.pages import END, Cursor
+from workers.store.pages import Cursor
 from workers.store.types import db_now
 
 PENDING, LEASED, DONE, CLOSED = "pending", "leased", "done", "closed"
@@ -88,13 +88,21 @@ def plan_shards(connection: Connection, repack: int, stage: Stage, level: int, r
     """Write the plan of a stage at a level."""
     rows = [
         {
-            "repack": repack, "stage": stage, "level": level, "kind": part.kind, "expected": part.expected,
-            "after_parent": part.after[0], "after_key": part.after[1],
-            "upto_parent": part.upto[0], "upto_key": part.upto[1],
-            "cursor_parent": part.after[0], "cursor_key": part.after[1], "state": PENDING,
+            "repack": repack,
+            "stage": stage,
+            "level": level,
+            "kind": part.kind,
+            "expected": part.expected,
+            "after_parent": part.after[0],
+            "after_key": part.after[1],
+            "upto_parent": part.upto[0],
+            "upto_key": part.upto[1],
+            "cursor_parent": part.after[0],
+            "cursor_key": part.after[1],
+            "state": PENDING,
         }
         for part in ranges
-    ]  # fmt: skip
+    ]
     if rows:
         connection.execute(insert(shards), rows)
 
@@ -114,12 +122,15 @@ def claim_shard(connection: Connection, repack: int, *, owner: str, lease_second
         update(shards)
         .where(columns.id == found.id)
         .values(
-            state=LEASED, owner=owner, token=columns.token + 1, lease_until=db_now() + lease_seconds,
+            state=LEASED,
+            owner=owner,
+            token=columns.token + 1,
+            lease_until=db_now() + lease_seconds,
             takeovers=columns.takeovers + (1 if found.state == LEASED else 0),
             started_at=func.coalesce(columns.started_at, db_now()),
         )
         .returning(shards)
-    )  # fmt: skip
+    )
     return _shard(connection.execute(claim).one())
 
 
@@ -131,11 +142,15 @@ def checkpoint(connection: Connection, shard: Shard, *, cursor: Cursor, tally: T
         update(shards)
         .where(columns.id == shard.id, columns.token == shard.token, columns.state == LEASED)
         .values(
-            cursor_parent=cursor[0], cursor_key=cursor[1], batches=columns.batches + 1,
-            lease_until=db_now() + lease_seconds, checkpointed_at=db_now(), **counts,
+            cursor_parent=cursor[0],
+            cursor_key=cursor[1],
+            batches=columns.batches + 1,
+            lease_until=db_now() + lease_seconds,
+            checkpointed_at=db_now(),
+            **counts,
         )
         .returning(shards)
-    )  # fmt: skip
+    )
     row = connection.execute(statement).first()
     if row is None:
         raise LeaseLost(shard=shard.id, why="Its lease ran out, or it was closed.")
@@ -167,9 +182,9 @@ def count_unfinished(connection: Connection, repack: int) -> tuple[int, int]:
     columns = shards.c
     free = or_(columns.state == PENDING, columns.lease_until < db_now())
     query = select(func.count(), func.count().filter(free))
-    unfinished, claimable = connection.execute(
-        query.where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))
-    ).tuples().one()
+    unfinished, claimable = (
+        connection.execute(query.where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))).tuples().one()
+    )
     return int(unfinished), int(claimable)
 
 
@@ -178,34 +193,57 @@ def progress(connection: Connection, repack: int) -> list[Progress]:
     columns = shards.c
     sums = [
         func.sum(columns[name]).label(name)
-        for name in ("expected", "seen", "rewrapped", "already_current", "quarantined", "minted", "shredded", "kms_calls",
-                     "batches", "takeovers")
-    ]  # fmt: skip
+        for name in (
+            "expected",
+            "seen",
+            "rewrapped",
+            "already_current",
+            "quarantined",
+            "minted",
+            "shredded",
+            "kms_calls",
+            "batches",
+            "takeovers",
+        )
+    ]
     query = (
         select(
-            columns.stage, columns.level, func.count().label("shards"),
+            columns.stage,
+            columns.level,
+            func.count().label("shards"),
             func.count().filter(columns.state.in_([DONE, CLOSED])).label("done"),
-            func.count().filter(columns.state == LEASED).label("leased"), *sums,
-            func.min(columns.started_at).label("started_at"), func.max(columns.checkpointed_at).label("checkpointed_at"),
+            func.count().filter(columns.state == LEASED).label("leased"),
+            *sums,
+            func.min(columns.started_at).label("started_at"),
+            func.max(columns.checkpointed_at).label("checkpointed_at"),
             func.max(columns.finished_at).label("finished_at"),
         )
         .where(columns.repack == repack)
         .group_by(columns.stage, columns.level)
         .order_by(func.min(columns.id))
-    )  # fmt: skip
+    )
     return [_progress(row) for row in connection.execute(query)]
 
 
 def list_shards(connection: Connection, repack: int) -> list[dict[str, Any]]:
     """Every shard of a repack as stored."""
-    return [dict(row) for row in connection.execute(select(shards).where(shards.c.repack == repack).order_by(shards.c.id)).mappings()]
+    return [
+        dict(row)
+        for row in connection.execute(select(shards).where(shards.c.repack == repack).order_by(shards.c.id)).mappings()
+    ]
 
 
 def _shard(row: Row[Any]) -> Shard:
     return Shard(
-        id=row.id, repack=row.repack, stage=Stage(row.stage), level=row.level, kind=KeyKind(row.kind),
-        cursor=(row.cursor_parent, row.cursor_key), upto=(row.upto_parent, row.upto_key), token=row.token,
-    )  # fmt: skip
+        id=row.id,
+        repack=row.repack,
+        stage=Stage(row.stage),
+        level=row.level,
+        kind=KeyKind(row.kind),
+        cursor=(row.cursor_parent, row.cursor_key),
+        upto=(row.upto_parent, row.upto_key),
+        token=row.token,
+    )
 
 
 def _progress(row: Row[Any]) -> Progress:

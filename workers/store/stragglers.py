@@ -21,13 +21,14 @@ def read_stragglers(connection: Connection, links: Sequence[Link], *, limit: int
     query = (
         select(columns.parent, columns.parent_version, columns.id, columns.key_id, columns.fingerprint, columns.wrapped)
         .where(
-            columns.environment == links[0].environment, columns.level == links[0].level + 1,
+            columns.environment == links[0].environment,
+            columns.level == links[0].level + 1,
             columns.parent.in_(sorted({link.id for link in links})),
             tuple_(columns.parent, columns.parent_version).in_([link.pair for link in links]),
             ~set_aside.exists(),
         )
         .limit(limit)
-    )  # fmt: skip
+    )
     groups: dict[Pair, Group] = {}
     for row in connection.execute(query):
         pair = (row.parent, row.parent_version)

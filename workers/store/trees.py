@@ -61,7 +61,9 @@ def _with_ancestors(connection: Connection, suspects: list[Node]) -> dict[int, N
     wanted = {node.parent for node in suspects if node.parent is not None} - nodes.keys()
     while wanted:
         query = select(columns.id, columns.key_id, columns.environment, columns.parent, columns.level)
-        found = [Node(**row) for row in connection.execute(query.where(columns.id.in_(sorted(wanted)[:MANY]))).mappings()]
+        found = [
+            Node(**row) for row in connection.execute(query.where(columns.id.in_(sorted(wanted)[:MANY]))).mappings()
+        ]
         nodes |= {node.id: node for node in found}
         wanted = {node.parent for node in found if node.parent is not None} - nodes.keys()
     return nodes
@@ -128,10 +130,13 @@ def split_parent(connection: Connection, environment: int, level: int, parent: i
         query = (
             select(columns.id)
             .where(
-                columns.environment == environment, columns.level == level + 1, columns.parent == parent, columns.id > after
+                columns.environment == environment,
+                columns.level == level + 1,
+                columns.parent == parent,
+                columns.id > after,
             )
             .order_by(columns.id)
-        )  # fmt: skip
+        )
         found = connection.execute(query.offset(step - 1).limit(1)).scalar_one_or_none()
         if found is None:
             last = connection.execute(query.with_only_columns(func.max(columns.id)).order_by(None)).scalar_one()
