@@ -39,6 +39,7 @@ from workers.store.environments import (
     set_top_state,
 )
 from workers.store.outbox import tell
+from workers.store.pages import END
 from workers.store.quarantine import count_open
 from workers.store.repacks import (
     Repack,
@@ -193,11 +194,11 @@ def plan_move(connection: Connection, environment: Environment) -> list[Range]:
         after, left = 0, count
         for boundary in root_boundaries(connection, environment.id, kind, step=size) if count else []:
             ranges.append(
-                Range(after=(after, shards.END), upto=(boundary, shards.END), expected=min(size, left), kind=kind)
+                Range(after=(after, END), upto=(boundary, END), expected=min(size, left), kind=kind)
             )
             after, left = boundary, left - size
         if after < last:
-            ranges.append(Range(after=(after, shards.END), upto=(last, shards.END), expected=left, kind=kind))
+            ranges.append(Range(after=(after, END), upto=(last, END), expected=left, kind=kind))
     return ranges
 
 
