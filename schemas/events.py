@@ -6,6 +6,7 @@ Unknown fields are tolerated, unknown types and versions are refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from datetime import datetime
@@ -131,10 +132,8 @@ def read_data(event: Event) -> MainKeyReplaced | MainKeyRotated:
 
 def body_digest(body: bytes) -> bytes:
     """What tells a repeated event from another one under the same id: SHA-256 of its canonical JSON."""
-    try:
+    with contextlib.suppress(UnicodeDecodeError, ValueError, RecursionError):
         body = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
-    except (UnicodeDecodeError, ValueError, RecursionError):
-        pass
     return hashlib.sha256(body).digest()
 
 

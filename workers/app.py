@@ -51,7 +51,7 @@ class CeleryWaker:
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's settings, each with its reason. Unknown names are ignored by Celery in silence: a test checks every one."""
+    """Celery's settings, each with its reason. Celery ignores unknown names in silence: a test checks every one."""
     sweep = settings.sweep_seconds
     return {
         "broker_url": settings.broker_url.get_secret_value(),

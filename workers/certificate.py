@@ -1,4 +1,4 @@
-"""The certificate that an old main key is needed for nothing: who, when, from, to, counts, census, head of the audit."""
+"""The certificate that an old main key is needed for nothing: who, when, from, to, counts, census, audit head."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_certificate(connection: Connection, repack: Repack, environment: Enviro
 
 
 def _census(connection: Connection, environment: Environment, top_version: int) -> tuple[int, str]:
-    """How many versions of roots are under `top_version`, and SHA-256 over (kind, key id, version, fingerprint) of each."""
+    """How many root versions are under `top_version`, and SHA-256 over kind, key id, version, fingerprint of each."""
     count, digest = 0, hashlib.sha256()
     for kind in (KeyKind.WRAPPING, KeyKind.DATA):
         after = 0

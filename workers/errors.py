@@ -58,7 +58,9 @@ class Cause(StrEnum):
 
 
 REMEDIES: dict[Cause, str] = {
-    Cause.DENIED: "Allow keyrepack's principal in the key's policy (kms:DescribeKey, Decrypt, ReEncrypt*, GenerateDataKey*).",
+    Cause.DENIED: (
+        "Allow keyrepack's principal in the key's policy (kms:DescribeKey, Decrypt, ReEncrypt*, GenerateDataKey*)."
+    ),
     Cause.DISABLED: "Enable the key in its KMS.",
     Cause.PENDING_DELETION: "Cancel the key's deletion in its KMS, then enable it.",
     Cause.PENDING_IMPORT: "Import the key's material into its KMS.",

@@ -25,7 +25,7 @@ from workers.errors import EnvironmentLocked, HierarchyBroken, LostRace, NotFoun
 from workers.minting import Minted, check_tops, material_of, mint_child, mint_roots, store_version
 from workers.rewrap import open_wrap
 from workers.services import Services
-from workers.store import environments, keys
+from workers.store import environments, keys, versions
 from workers.store.environments import Environment, live_tops
 from workers.store.keys import DataKeyRow, StoredRootWrap, WrappingKeyRow
 from workers.store.outbox import tell
@@ -61,7 +61,7 @@ class Keyring:
     # Environments -----------------------------------------------------------------------------------------------
 
     def create_environment(self, workspace: str, name: str, *, main_key: str = "managed:", actor: str) -> Environment:
-        """A new environment on `main_key`, which is asked for its generation first. Raises KmsRefused, KmsUnreachable."""
+        """A new environment on `main_key`, which has to answer. Raises KmsRefused, KmsUnreachable."""
         services = self._services
         uri = MainKeyUri.parse(main_key)
         described = services.loop.run(services.kms.main_key(uri).describe())
@@ -187,7 +187,7 @@ class Keyring:
             for key in ids
         ]
         with services.database.write() as connection:
-            keys.hold_version(connection, pair)
+            versions.hold_version(connection, pair)
             _store(connection, environment, minted, kind, parent=above)
         return minted
 
@@ -198,7 +198,7 @@ class Keyring:
         if left < 0:
             block = max(RESERVED, count)
             with self._services.database.write() as connection:
-                total = keys.add_wraps(connection, pair, block)
+                total = versions.add_wraps(connection, pair, block)
             if total > WRAP_LIMIT:
                 self.rekey(environment, above)
                 raise _Rekeyed("The wrapping key has a new version.")
@@ -206,10 +206,10 @@ class Keyring:
         self._reserved[pair] = left
 
     def rekey(self, environment: Environment, row: WrappingKeyRow) -> None:
-        """Give a wrapping key its next version at once; what hangs from the old one stays until the next deep repack."""
+        """Give a wrapping key its next version at once; the old one drains until the next deep repack."""
         services = self._services
         with services.database.read() as connection:
-            version = keys.last_versions(connection, [row.id]).get(row.id, 0) + 1
+            version = versions.last_versions(connection, [row.id]).get(row.id, 0) + 1
             tops = live_tops(connection, environment.id)
             above = keys.find_wrapping_key(connection, row.parent) if row.parent is not None else None
         if above is None:

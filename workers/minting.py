@@ -19,7 +19,8 @@ from workers.kms.port import encryption_context
 from workers.rewrap import seal
 from workers.services import Services
 from workers.store.environments import Environment, TopVersion, live_tops
-from workers.store.keys import Pair, add_wraps, hold_version, insert_root_wraps, insert_version
+from workers.store.keys import Pair, insert_root_wraps
+from workers.store.versions import add_wraps, hold_version, insert_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,11 @@ from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.minting import Minted, check_tops, mint_child, mint_roots, store_version
 from workers.rewrap import Rewrapped, refuse_group, rewrap_group
 from workers.store.environments import TopVersion, live_tops
-from workers.store.keys import Pair, WrappingKeyRow, add_wraps, last_versions, wrapping_page, wrapping_rows
+from workers.store.keys import Pair, WrappingKeyRow, wrapping_page, wrapping_rows
 from workers.store.pages import END, Cursor, Group, last_cursor
 from workers.store.quarantine import SetAside, set_aside
 from workers.store.shards import Shard, Tally
+from workers.store.versions import add_wraps, last_versions
 from workers.walks import Batch, Nothing, Run
 
 ROOTS_IN_BATCH = 64

@@ -9,18 +9,19 @@ What may happen to a repack from outside (pause, block, abort, stop, retry) is i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from schemas.keys import KeyKind, MainKeyUri, TopState
+from schemas.keys import MainKeyUri, TopState
 from schemas.states import Mode, RepackState, Stage
 from workers.certificate import make_certificate
 from workers.errors import AlreadyInForce, KmsRefused, KmsUnreachable, LeaseLost, LostRace, ProbeFailed, RepackConflict
 from workers.logs import log
 from workers.moves import MoveWalk
-from workers.planner import cut_children, shard_size_for
+from workers.plans import next_stage, plan_move, plan_stage
 from workers.probe import Probe, probe_replacement
 from workers.renewal import RenewWalk
 from workers.services import Services
@@ -39,7 +40,6 @@ from workers.store.environments import (
     set_top_state,
 )
 from workers.store.outbox import tell
-from workers.store.pages import END
 from workers.store.quarantine import count_open
 from workers.store.repacks import (
     Repack,
@@ -50,18 +50,16 @@ from workers.store.repacks import (
     open_repack,
     set_columns,
 )
-from workers.store.roots import count_roots, count_unmoved, root_boundaries
+from workers.store.roots import count_unmoved
 from workers.store.shards import Range, Shard, Tally
-from workers.store.trees import check_tree, child_counts, count_draining, deepest_level, split_parent, wrapping_key_rows
+from workers.store.trees import check_tree, count_draining, deepest_level
 from workers.walks import Batch, Run, Walk
 
-ROOTS_IN_SHARD = 256
-"""Roots are few and slow (a KMS call each): small shards let every worker take part."""
-
-KEYS_IN_SHRED_SHARD = 2000
-"""Wrapping keys whose old versions one worker proves unused at a time."""
-
-WALKS = {Stage.MOVE: MoveWalk, Stage.RENEW: RenewWalk, Stage.SHRED: ShredWalk}
+WALKS: dict[Stage, Callable[[Run, Shard], Walk]] = {
+    Stage.MOVE: MoveWalk,
+    Stage.RENEW: RenewWalk,
+    Stage.SHRED: ShredWalk,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,30 +183,13 @@ def _create(
     return repack
 
 
-def plan_move(connection: Connection, environment: Environment) -> list[Range]:
-    """Ranges over the roots: wrapping keys first, for everything else hangs from them."""
-    ranges: list[Range] = []
-    for kind in (KeyKind.WRAPPING, KeyKind.DATA):
-        count, last = count_roots(connection, environment.id, kind)
-        size = shard_size_for(count, least=ROOTS_IN_SHARD)
-        after, left = 0, count
-        for boundary in root_boundaries(connection, environment.id, kind, step=size) if count else []:
-            ranges.append(
-                Range(after=(after, END), upto=(boundary, END), expected=min(size, left), kind=kind)
-            )
-            after, left = boundary, left - size
-        if after < last:
-            ranges.append(Range(after=(after, END), upto=(last, END), expected=left, kind=kind))
-    return ranges
-
-
 # 2. Walk: claim a shard, batch after batch, leave --------------------------------------------------------------------
 
 
 def walk_slice(services: Services, repack_id: int) -> bool:
     """Work on a repack for a slice of time, shard after shard, then make room for others.
 
-    Returns whether there is more to do. Called by any number of workers at once, after any crash, as often as one likes.
+    Returns whether there is more to do. Any number of workers may call it, at once, after any crash, again and again.
     """
     with services.database.read() as connection:
         repack = get_repack(connection, repack_id)
@@ -244,7 +225,7 @@ def _claim(services: Services, repack: Repack) -> Shard | None:
 
 def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
     """Batch after batch until the shard or the slice ends. Whatever is raised, the lease is given back."""
-    walk: Walk = WALKS[shard.stage](run, shard)
+    walk = WALKS[shard.stage](run, shard)
     done = False
     try:
         while not done:
@@ -256,8 +237,9 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
             if run.services.clock() >= deadline:
                 break
     finally:
-        with run.services.database.write() as connection:
-            shards.release_shard(connection, shard, done=done)
+        if not done:
+            with run.services.database.write() as connection:
+                shards.release_shard(connection, shard)
 
 
 def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
@@ -269,7 +251,12 @@ def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
             raise LeaseLost(shard=shard.id, why=f"The repack is {held.state.value}.")
         tally = batch.write(connection)
         shard = shards.checkpoint(
-            connection, shard, cursor=batch.cursor, tally=tally, lease_seconds=settings.lease_seconds
+            connection,
+            shard,
+            cursor=batch.cursor,
+            tally=tally,
+            done=batch.is_last,
+            lease_seconds=settings.lease_seconds,
         )
         _tell_quarantine(connection, run, tally)
     batch.written()
@@ -297,8 +284,8 @@ def advance(services: Services, repack: Repack) -> bool:
 
     Every worker may try: the step is taken under the locks of environment and repack, by whoever comes first.
     """
-    following = _next_stage(services, repack)
-    ranges = _plan(services, repack, following) if following else []
+    following = next_stage(services, repack)
+    ranges = plan_stage(services, repack, following) if following else []
     with services.database.write() as connection:
         environment = lock_environment(connection, repack.environment)
         current = get_repack(connection, repack.id, lock=True)
@@ -315,40 +302,6 @@ def advance(services: Services, repack: Repack) -> bool:
     services.wake.repack(repack.id, times=len(ranges))
     services.wake.outbox()
     return True
-
-
-def _next_stage(services: Services, repack: Repack) -> tuple[Stage, int] | None:
-    """What comes after this stage and level: down through the levels renewing, up again shredding."""
-    if repack.mode == Mode.SHALLOW:
-        return None
-    with services.database.read() as connection:
-        deepest = deepest_level(connection, repack.environment)
-    level = 0 if repack.stage == Stage.MOVE else repack.level
-    if repack.stage != Stage.SHRED:
-        following = (Stage.RENEW, level + 1) if level < deepest else (Stage.SHRED, deepest)
-    else:
-        following = (Stage.SHRED, level - 1)
-    return following if following[1] > 0 else None
-
-
-def _plan(services: Services, repack: Repack, following: tuple[Stage, int]) -> list[Range]:
-    """Ranges of a stage, read before the locks are taken: a key that comes later hangs from a fresh version already."""
-    stage, level = following
-    if repack.stage == Stage.MOVE:
-        return []  # the move closes first: what was created until then belongs into the plan
-    with services.database.read() as connection:
-        if stage == Stage.SHRED:
-            keys = ((key, 1) for key in wrapping_key_rows(connection, repack.environment, level))
-            return list(cut_children(keys, size=KEYS_IN_SHRED_SHARD, split=lambda _parent, _step: ()))
-        counts = child_counts(connection, repack.environment, level)
-        size = services.settings.shard_size
-        return list(
-            cut_children(
-                counts,
-                size=size,
-                split=lambda parent, step: split_parent(connection, repack.environment, level, parent, step),
-            )
-        )
 
 
 def _enter(
@@ -373,8 +326,8 @@ def _enter(
 def _close_move(connection: Connection, repack: Repack, environment: Environment) -> bool:
     """Drop the old wraps once no root needs them (R1). Writers are shut out by the environment's lock.
 
-    A quarantined root keeps the move open, and the old main key in force beside the new one. False: there are roots that
-    have to be moved first.
+    A quarantined root keeps the move open, and the old main key in force beside the new one. False: there are roots
+    that have to be moved first.
     """
     missing, quarantined = count_unmoved(connection, environment.id, repack.to_top)
     if missing > quarantined:

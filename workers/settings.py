@@ -1,6 +1,6 @@
 """Every setting, in one table: `KEYREPACK_<NAME>` in the environment. Nothing else reads the environment.
 
-AWS's own variables (AWS_ENDPOINT_URL_KMS, AWS_REGION, credentials) are read by its SDK, so any emulator can be pointed to.
+AWS's own variables (AWS_ENDPOINT_URL_KMS, credentials) are read by its SDK, so any emulator can be pointed to.
 """
 
 from __future__ import annotations

@@ -16,10 +16,12 @@ from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.renewal import prepare_rewrap
 from workers.rewrap import seal
-from workers.store.keys import (
-    Link,
-    Pair,
-    WrappingKeyRow,
+from workers.store.keys import Link, Pair, WrappingKeyRow, wrapping_rows
+from workers.store.pages import END, Cursor
+from workers.store.quarantine import SetAside, set_aside
+from workers.store.shards import Shard, Tally
+from workers.store.stragglers import read_stragglers, unheld_versions
+from workers.store.versions import (
     add_wraps,
     draining_page,
     hanging_data,
@@ -27,12 +29,7 @@ from workers.store.keys import (
     lock_versions,
     rehang_version,
     shred,
-    wrapping_rows,
 )
-from workers.store.pages import END, Cursor
-from workers.store.quarantine import SetAside, set_aside
-from workers.store.shards import Shard, Tally
-from workers.store.stragglers import read_stragglers, unheld_versions
 from workers.walks import Batch, Nothing, Run
 
 KEYS_IN_BATCH = 200

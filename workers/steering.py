@@ -89,7 +89,7 @@ def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -
 
 
 def stop(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
-    """End a renewal where it stands: children of two versions of a parent are legal, the next deep repack picks them up.
+    """End a renewal where it stands: children of two versions are legal, the next deep repack picks them up.
 
     Raises IllegalMove for a repack that is still moving: abort that.
     """

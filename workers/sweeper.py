@@ -1,4 +1,4 @@
-"""The sweeper: finds what lies idle in the database and wakes it. If every message is lost, the work still ends (R3)."""
+"""The sweeper: finds what lies idle in the database and wakes it. With every message lost, work still ends (R3)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def take_tick(services: Services, job: str, seconds: float) -> bool:
 
 
 def sweep(services: Services) -> Swept:
-    """Wake every running repack with free shards or a stage to close, every blocked one whose time has come, every event."""
+    """Wake every running repack that nobody walks, every blocked one whose time has come, every event."""
     with services.database.read() as connection:
         running = list_repacks(connection, states=RUNNING | {RepackState.BLOCKED}, limit=10_000)
         todo: list[tuple[int, int]] = []

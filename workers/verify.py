@@ -1,4 +1,4 @@
-"""Opens every key of an environment and checks that it is the one it was born as. Memory does not grow with the keys."""
+"""Opens every key of an environment and checks that it is the one it was born as, in memory that does not grow."""
 
 from __future__ import annotations
 

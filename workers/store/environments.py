@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from schemas.keys import TopState
 from workers.errors import NotFound
@@ -56,6 +56,7 @@ def create_environment(
 def find_environment(connection: Connection, reference: str | UUID) -> Environment:
     """By id, or by `workspace/name`. Raises NotFound."""
     workspace, slash, name = str(reference).partition("/")
+    condition: ColumnElement[bool]
     if slash:
         condition = (environments.c.workspace == workspace) & (environments.c.name == name)
     else:

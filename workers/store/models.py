@@ -6,6 +6,8 @@ Times are seconds since the epoch by the database's clock.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -27,7 +29,7 @@ from sqlalchemy import (
 from schemas.states import OPEN
 from workers.store.types import BigId, Uid
 
-HALF_FULL = {"postgresql_with": {"fillfactor": 50}}
+HALF_FULL: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
 """Room for one new version of every row beside the old one: measured twice as fast as full pages."""
 
 metadata = MetaData(

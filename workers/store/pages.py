@@ -99,7 +99,8 @@ class PostgresqlPages:
         SELECT parent, parent_version, sound, array_agg(id),
                CASE WHEN sound THEN string_agg(uuid_send(key_id) || fingerprint || wrapped, '') END
         FROM (SELECT parent, parent_version, id, key_id, fingerprint, wrapped,
-                     coalesce(length(wrapped) = {WRAP_BYTES}, false) AND length(fingerprint) = {FINGERPRINT_BYTES} AS sound
+                     coalesce(length(wrapped) = {WRAP_BYTES}, false)
+                         AND length(fingerprint) = {FINGERPRINT_BYTES} AS sound
               FROM data_keys
               WHERE environment = %s AND level = %s AND (parent, id) > (%s, %s) AND (parent, id) <= (%s, %s)
               ORDER BY parent, id LIMIT %s) AS page

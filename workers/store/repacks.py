@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
 from workers.errors import NotFound
@@ -207,7 +207,7 @@ def hold_running(connection: Connection, repack: Repack) -> Held:
     return Held(state=RepackState(state), stage=Stage(stage), epoch=int(epoch), lock_cause=lock_cause)
 
 
-def _repack(row: Row[Any]) -> Repack:
+def _repack(row: Any) -> Repack:
     values = dict(row._mapping)
     for name, kind in (("mode", Mode), ("state", RepackState), ("stage", Stage)):
         values[name] = kind(values[name])

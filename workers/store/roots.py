@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, update
 
 from schemas.keys import KeyKind, VersionState
 from workers.store.keys import StoredRootWrap, load_root_wraps
@@ -61,14 +62,12 @@ def count_unmoved(connection: Connection, environment: int, top_version: int) ->
         ),
         _unmoved(KeyKind.DATA, _DATA, data_keys.c.id, literal(0), environment, top_version),
     ):
-        total, held = connection.execute(query).tuples().one()
-        missing, quarantined = missing + int(total), quarantined + int(held or 0)
+        total, held = connection.execute(query).one()
+        missing, quarantined = missing + int(total), quarantined + int(held)
     return missing, quarantined
 
 
-def _unmoved(
-    kind: KeyKind, base: Select[tuple[object, ...]], key: object, version: object, environment: int, top: int
-) -> Select[tuple[int, int]]:
+def _unmoved(kind: KeyKind, base: Select[Any], key: Any, version: Any, environment: int, top: int) -> Select[Any, Any]:
     wraps, held = root_wraps.c, quarantine.c
     table = wrapping_keys if kind == KeyKind.WRAPPING else data_keys
     has_wrap = select(1).where(
@@ -80,12 +79,13 @@ def _unmoved(
         .where(table.c.environment == environment, table.c.level == 1, table.c.parent.is_(None), ~has_wrap.exists())
         .subquery()
     )
-    return select(func.count(), func.sum(func.cast(inner.c.held, root_wraps.c.key_version.type)))
+    return select(func.count(), func.count().filter(inner.c.held))
 
 
 def swap_parent_versions(connection: Connection, roots: Sequence[Root], top_version: int) -> None:
     """The roots that were moved now hang from `top_version`; one that hangs from a newer one is left (R2)."""
     versions = wrapping_versions.c
+    own: ColumnElement[bool]
     for root in roots:
         if root.kind == KeyKind.WRAPPING:
             own = (versions.wrapping_key == root.key) & (versions.version == root.version)
@@ -161,7 +161,7 @@ _WRAPPING = (
         wrapping_versions.c.fingerprint,
     )
     .join_from(wrapping_keys, wrapping_versions)
-    .where(or_(wrapping_versions.c.state != VersionState.SHREDDED))
+    .where(wrapping_versions.c.state != VersionState.SHREDDED)
 )
 _DATA = select(
     data_keys.c.id.label("key"),

@@ -20,7 +20,7 @@ PENDING, LEASED, DONE, CLOSED = "pending", "leased", "done", "closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """A contiguous part of a stage's keys: after < (parent, key) <= upto. For roots and versions the parent is the key."""
+    """A contiguous part of a stage's keys: after < (parent, key) <= upto. For roots the parent is the key."""
 
     after: Cursor
     upto: Cursor
@@ -134,20 +134,29 @@ def claim_shard(connection: Connection, repack: int, *, owner: str, lease_second
     return _shard(connection.execute(claim).one())
 
 
-def checkpoint(connection: Connection, shard: Shard, *, cursor: Cursor, tally: Tally, lease_seconds: float) -> Shard:
-    """Commit cursor and counts with the batch, and renew the lease. Raises LeaseLost where the token has moved on (R4)."""
+def checkpoint(
+    connection: Connection, shard: Shard, *, cursor: Cursor, tally: Tally, done: bool, lease_seconds: float
+) -> Shard:
+    """Commit cursor and counts with the batch (R4), and renew the lease, or end the shard where it is `done`.
+
+    Raises LeaseLost where the token has moved on.
+    """
     columns = shards.c
     counts = {field.name: columns[field.name] + getattr(tally, field.name) for field in fields(Tally)}
+    values: dict[str, Any] = {"state": DONE, "lease_until": None, "finished_at": db_now()} if done else {}
     statement = (
         update(shards)
         .where(columns.id == shard.id, columns.token == shard.token, columns.state == LEASED)
         .values(
-            cursor_parent=cursor[0],
-            cursor_key=cursor[1],
-            batches=columns.batches + 1,
-            lease_until=db_now() + lease_seconds,
-            checkpointed_at=db_now(),
-            **counts,
+            {
+                "cursor_parent": cursor[0],
+                "cursor_key": cursor[1],
+                "batches": columns.batches + 1,
+                "lease_until": db_now() + lease_seconds,
+                "checkpointed_at": db_now(),
+                **counts,
+                **values,
+            }
         )
         .returning(shards)
     )
@@ -157,16 +166,13 @@ def checkpoint(connection: Connection, shard: Shard, *, cursor: Cursor, tally: T
     return _shard(row)
 
 
-def release_shard(connection: Connection, shard: Shard, *, done: bool) -> None:
-    """Give the shard back: walked to its end, or for another worker to go on. A lost lease is left alone."""
+def release_shard(connection: Connection, shard: Shard) -> None:
+    """Give an unfinished shard back for another worker to go on. A lost lease is left alone."""
     columns = shards.c
-    values: dict[str, Any] = {"state": DONE if done else PENDING, "lease_until": None}
-    if done:
-        values["finished_at"] = db_now()
     connection.execute(
         update(shards)
         .where(columns.id == shard.id, columns.token == shard.token, columns.state == LEASED)
-        .values(**values)
+        .values(state=PENDING, lease_until=None)
     )
 
 
