@@ -226,8 +226,11 @@ def insert_root_wraps(connection: Connection, rows: list[dict[str, Any]]) -> int
     if not rows:
         return 0
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(root_wraps).on_conflict_do_nothing()
-    return sum(connection.execute(statement.values(row)).rowcount for row in rows)
+    new = 0
+    for start in range(0, len(rows), MANY):
+        statement = dialect.insert(root_wraps).values(rows[start : start + MANY]).on_conflict_do_nothing()
+        new += len(connection.execute(statement.returning(root_wraps.c.key)).all())
+    return new
 
 
 def insert_data_keys(connection: Connection, rows: list[dict[str, Any]]) -> None:
