@@ -21,7 +21,7 @@ TEST_WORKERS ?= 2
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
 	@echo
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 2,16
 	@echo
 	@echo "  DATA_KEYS=1000000 make demo     a larger demo; DEMO_FLAGS, UP_FLAGS, BENCH_FLAGS, PYTEST_FLAGS go to their command"
 
