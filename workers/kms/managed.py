@@ -118,6 +118,7 @@ def rotate_managed_key_file(path: Path) -> str:
 
     Raises NotConfigured for a file that is not as it must be.
     """
+    path = path.resolve()  # a link keeps leading to the file
     generation, line = _fresh_line()
     with _locked_folder(path.parent) as folder:
         _read(path)
