@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import Connection, select
-
 from schemas.keys import KeyKind
+from workers.store.audit import lock_head
+from workers.store.database import Connection
 from workers.store.environments import Environment, all_tops
-from workers.store.models import audit_head
 from workers.store.repacks import Repack
 from workers.store.roots import root_page
 from workers.store.shards import progress
@@ -21,7 +20,7 @@ STATEMENT = "No key of this environment needs the old main key any more. Its own
 def make_certificate(connection: Connection, repack: Repack, environment: Environment) -> dict[str, Any]:
     """What is true as the move closes, in the transaction that closes it. JSON values only."""
     tops = {top["version"]: top for top in all_tops(connection, environment.id)}
-    head = connection.execute(select(audit_head.c.seq, audit_head.c.hash).with_for_update()).first()
+    seq, digest = lock_head(connection)
     roots, census = _census(connection, environment, repack.to_top)
     parts = progress(connection, repack.id)
     return {
@@ -40,7 +39,7 @@ def make_certificate(connection: Connection, repack: Repack, environment: Enviro
         "rewrapped": sum(part.rewrapped for part in parts),
         "already_current": sum(part.already_current for part in parts),
         "census": census,
-        "audit": {"seq": head.seq, "hash": head.hash.hex()} if head else {"seq": 0, "hash": ""},
+        "audit": {"seq": seq, "hash": digest.hex()},
     }
 
 

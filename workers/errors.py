@@ -18,7 +18,8 @@ KeyrepackError
 └── LostRace                  somebody else was first: drop what you hold and look again
     ├── LeaseLost             the shard is another worker's, or its repack no longer runs
     ├── VersionGone           the wrapping version was shredded meanwhile (R5)
-    └── TopChanged            the environment's top changed meanwhile
+    ├── TopChanged            the environment's top changed meanwhile
+    └── AnotherStarted        another repack of the environment was started first
 """
 
 from __future__ import annotations
@@ -258,3 +259,12 @@ class TopChanged(LostRace):
     def __init__(self, *, environment: UUID) -> None:
         super().__init__(f"The top of environment {environment} changed meanwhile.", "", "Look again.")
         self.environment = environment
+
+
+class AnotherStarted(LostRace):
+    """Another repack of the environment was started first."""
+
+    code = "another_started"
+
+    def __init__(self) -> None:
+        super().__init__("Another repack was started first.", "", "Look again.")

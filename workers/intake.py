@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection
-
 from schemas.errors import EventRejected, KeyrepackError
 from schemas.events import Event, MainKeyReplaced, read_data, read_event
 from schemas.keys import MainKeyUri
@@ -16,7 +14,7 @@ from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.services import Services
 from workers.store import inbox
-from workers.store.database import Database
+from workers.store.database import Connection, Database
 from workers.store.environments import find_environment
 from workers.store.outbox import tell
 from workers.store.repacks import Repack

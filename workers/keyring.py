@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection
-
 from schemas.envelope import WRAP_LIMIT
 from schemas.keys import MAX_LEVELS, KeyKind, MainKeyUri
 from workers.cache import PlaintextCache
@@ -26,6 +24,7 @@ from workers.minting import Minted, check_tops, material_of, mint_child, mint_ro
 from workers.rewrap import open_wrap
 from workers.services import Services
 from workers.store import environments, keys, versions
+from workers.store.database import Connection
 from workers.store.environments import Environment, live_tops
 from workers.store.keys import DataKeyRow, StoredRootWrap, WrappingKeyRow
 from workers.store.outbox import tell

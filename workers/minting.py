@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from schemas.envelope import fingerprint
 from schemas.keys import KEY_BYTES, KeyKind
 from workers.errors import TopChanged, WrapRefused
 from workers.kms.port import encryption_context
 from workers.rewrap import seal
 from workers.services import Services
+from workers.store.database import Connection
 from workers.store.environments import Environment, TopVersion, live_tops
 from workers.store.keys import Pair, insert_root_wraps
 from workers.store.versions import add_wraps, hold_version, insert_version

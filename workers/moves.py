@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import Connection
-
 from schemas.keys import MainKeyUri
 from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.kms.port import RootWrap, encryption_context
 from workers.rewrap import check_fingerprint
+from workers.store.database import Connection
 from workers.store.keys import insert_root_wraps
 from workers.store.pages import END, Cursor
 from workers.store.quarantine import SetAside, set_aside

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
-
 from schemas.keys import KeyKind
 from schemas.states import Mode, Stage
 from workers.planner import cut_children, shard_size_for
 from workers.services import Services
+from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.pages import END
 from workers.store.repacks import Repack

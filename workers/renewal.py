@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.minting import Minted, check_tops, mint_child, mint_roots, store_version
 from workers.rewrap import Rewrapped, refuse_group, rewrap_group
+from workers.store.database import Connection
 from workers.store.environments import TopVersion, live_tops
 from workers.store.keys import Pair, WrappingKeyRow, wrapping_page, wrapping_rows
 from workers.store.pages import END, Cursor, Group, last_cursor

@@ -12,13 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
-
 from schemas.keys import MainKeyUri, TopState
 from schemas.states import Mode, RepackState, Stage
 from workers.certificate import make_certificate
-from workers.errors import AlreadyInForce, KmsRefused, KmsUnreachable, LeaseLost, LostRace, ProbeFailed, RepackConflict
+from workers.errors import (
+    AlreadyInForce,
+    AnotherStarted,
+    KmsRefused,
+    KmsUnreachable,
+    LeaseLost,
+    LostRace,
+    ProbeFailed,
+    RepackConflict,
+)
 from workers.logs import log
 from workers.moves import MoveWalk
 from workers.plans import next_stage, plan_move, plan_stage
@@ -28,6 +34,7 @@ from workers.services import Services
 from workers.shredding import ShredWalk
 from workers.steering import block, look_again
 from workers.store import shards
+from workers.store.database import Connection
 from workers.store.environments import (
     Environment,
     TopVersion,
@@ -102,11 +109,11 @@ def start_repack(services: Services, request: Request, *, settle: object = None)
             repack = _create(connection, request, source, target, probe, ranges)
             if callable(settle):
                 settle(connection, repack)
-    except IntegrityError as error:  # another start was faster: the index of open repacks refused ours
+    except AnotherStarted:
         found = _same_or_conflict(services, request, target)
         if found is None:
             raise
-        log.info("repack.start_lost_race", repack=str(found.repack_id), error=type(error).__name__)
+        log.info("repack.start_lost_race", repack=str(found.repack_id))
         return _settled(services, found, settle)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
     services.wake.repack(repack.id, times=len(ranges) or 1)

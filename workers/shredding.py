@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-
 from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.renewal import prepare_rewrap
 from workers.rewrap import seal
+from workers.store.database import Connection
 from workers.store.keys import Link, Pair, WrappingKeyRow, wrapping_rows
 from workers.store.pages import END, Cursor
 from workers.store.quarantine import SetAside, set_aside

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection
-
 from schemas.errors import IllegalMove
 from schemas.keys import MainKeyUri, TopState
 from schemas.states import RepackState, Stage
@@ -14,6 +12,7 @@ from workers.logs import log
 from workers.probe import probe_replacement
 from workers.services import Services
 from workers.store import shards
+from workers.store.database import Connection
 from workers.store.environments import (
     TopVersion,
     drop_root_wraps,

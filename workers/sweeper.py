@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import insert
-from sqlalchemy.exc import IntegrityError
-
 from producers.publisher import KombuPublisher, MemoryPublisher
 from schemas.states import RUNNING, RepackState
 from workers.logs import log
 from workers.services import Services
-from workers.store import inbox, outbox
-from workers.store.models import ticks
+from workers.store import inbox, outbox, ticks
 from workers.store.repacks import list_repacks
 from workers.store.shards import count_unfinished
-from workers.store.types import db_now
 
 WAKE_UPS = 8
 """Wake-ups a repack gets in one sweep at most: each worker that answers takes shard after shard anyway."""
@@ -33,15 +28,9 @@ class Swept:
 
 
 def take_tick(services: Services, job: str, seconds: float) -> bool:
-    """Whether this process is the one to run a job in this slot of time: two beats tick twice, the job runs once."""
-    slot = int(services.database.now() / seconds)
-    try:
-        with services.database.write() as connection:
-            connection.execute(insert(ticks).values(job=job, slot=slot, at=db_now()))
-            connection.execute(ticks.delete().where(ticks.c.job == job, ticks.c.slot < slot - 1000))
-    except IntegrityError:
-        return False
-    return True
+    """Whether this process is the one to run a job in this slot of time."""
+    with services.database.write() as connection:
+        return ticks.take(connection, job, seconds)
 
 
 def sweep(services: Services) -> Swept:

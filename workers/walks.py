@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Connection
-
 from workers.errors import KmsRefused, KmsUnreachable
 from workers.services import Services
+from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.pages import Cursor
 from workers.store.repacks import Repack

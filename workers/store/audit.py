@@ -75,8 +75,8 @@ def append_record(
     facts: Mapping[str, Any],
 ) -> AuditRecord:
     """Append one record. Take every other lock first: the chain's head is the last one, so writers cannot deadlock."""
-    head = connection.execute(select(audit_head.c.seq, audit_head.c.hash).with_for_update()).first()
-    seq, previous = (head.seq + 1, head.hash) if head else (1, GENESIS)
+    last, previous = lock_head(connection)
+    seq = last + 1
     record = AuditRecord(
         seq=seq,
         at=read_clock(connection),
@@ -90,11 +90,17 @@ def append_record(
     )
     values = {name: getattr(record, name) for name in AuditRecord.__slots__} | {"hash": record.expected_hash()}
     connection.execute(insert(audit).values(values))
-    if head is None:
+    if last == 0:
         connection.execute(insert(audit_head).values(id=1, seq=seq, hash=values["hash"]))
     else:
         connection.execute(update(audit_head).values(seq=seq, hash=values["hash"]))
     return AuditRecord(**values)
+
+
+def lock_head(connection: Connection) -> tuple[int, bytes]:
+    """The chain's last record (seq, hash), kept as the last until the transaction ends; (0, GENESIS) without any."""
+    head = connection.execute(select(audit_head.c.seq, audit_head.c.hash).with_for_update()).first()
+    return (head.seq, head.hash) if head else (0, GENESIS)
 
 
 def records(connection: Connection, *, after: int = 0, repack_id: UUID | None = None) -> Iterator[AuditRecord]:

@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
-from workers.errors import NotFound
+from workers.errors import AnotherStarted, NotFound
 from workers.store.models import environments, repacks
 from workers.store.outbox import tell
 from workers.store.types import db_now
@@ -89,7 +90,7 @@ def create_repack(
     actor: str,
     kms_calls: int,
 ) -> Repack:
-    """A repack that is moving. The database refuses a second open one (unique index)."""
+    """A repack that is moving. Raises AnotherStarted where the environment has an open one."""
     statement = insert(repacks).values(
         repack_id=uuid4(),
         environment=environment,
@@ -106,7 +107,12 @@ def create_repack(
         kms_calls=kms_calls,
         created_at=db_now(),
     )
-    return get_repack(connection, int(connection.execute(statement.returning(repacks.c.id)).scalar_one()))
+    try:
+        with connection.begin_nested():
+            key = int(connection.execute(statement.returning(repacks.c.id)).scalar_one())
+    except IntegrityError as error:  # the index of open repacks
+        raise AnotherStarted from error
+    return get_repack(connection, key)
 
 
 def get_repack(connection: Connection, key: int, *, lock: bool = False) -> Repack:
