@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from schemas.keys import KeyKind
+from schemas.keys import KeyKind, TopState
 from workers.store.audit import lock_head
 from workers.store.database import Connection
 from workers.store.environments import Environment, all_tops
@@ -32,6 +32,7 @@ def make_certificate(connection: Connection, repack: Repack, environment: Enviro
         "mode": repack.mode.value,
         "actor": repack.actor,
         "from": _end(tops[repack.from_top]),
+        "also_retired": [_end(top) for top in tops.values() if _is_left_behind(top, repack)],
         "to": _end(tops[repack.to_top]),
         "started_at": repack.created_at,
         "closed_at": read_clock(connection),
@@ -55,6 +56,11 @@ def _census(connection: Connection, environment: Environment, top_version: int) 
                     digest.update(f"{kind}:{root.key_id}:{root.version}:{root.fingerprint.hex()}\n".encode())
             after = roots[-1].key
     return count, digest.hexdigest()
+
+
+def _is_left_behind(top: dict[str, Any], repack: Repack) -> bool:
+    """A top that an earlier repack could not close its move from."""
+    return bool(top["state"] == TopState.DRAINING and top["version"] < repack.from_top)
 
 
 def _end(top: dict[str, Any]) -> dict[str, Any]:

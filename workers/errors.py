@@ -12,6 +12,7 @@ KeyrepackError
 │   ├── RepackConflict        another repack of this environment is open
 │   ├── AlreadyInForce        the main key asked for is the one in force
 │   ├── NotFound              no such environment, repack or key
+│   ├── AlreadyThere          there is one of that name
 │   ├── HierarchyBroken       a cycle, an orphan, too many levels
 │   ├── EnvironmentLocked     its main key is restricted or revoked
 │   └── NotConfigured         a setting without which we stay closed
@@ -197,6 +198,16 @@ class NotFound(Permanent):
 
     def __init__(self, kind: str, name: object, remedy: str = "") -> None:
         super().__init__(f"There is no {kind} {name}.", "", remedy or "Check the id.")
+        self.kind, self.name = kind, str(name)
+
+
+class AlreadyThere(Permanent):
+    """There is one of that name already; nothing was changed."""
+
+    code = "already_there"
+
+    def __init__(self, kind: str, name: object) -> None:
+        super().__init__(f"There is already an {kind} {name}.", "", "Take another name.")
         self.kind, self.name = kind, str(name)
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from schemas.keys import KeyKind
 from schemas.states import Stage
+from workers.chain import OpenedVersions
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.minting import Minted, check_tops, mint_child, mint_roots, store_version
 from workers.rewrap import Rewrapped, refuse_group, rewrap_group
@@ -143,40 +144,59 @@ def prepare_rewrap(
         return Nothing(cursor=cursor, is_last=is_last)
     services, environment = run.services, run.environment.environment_id
     calls = services.kms.total_calls()
-    stale = [group for group in groups if group.parent_version != parents[group.parent].active_version]
+    stale = [group for group in groups if group.parent_version != _active(group, parents)]
     opened = services.chain.open(environment, _pairs(stale, parents))
+    seen = sum(len(group.ids) for group in groups)
     batch = RewrapBatch(
         run=run,
         stage=stage,
         cursor=cursor,
         is_last=is_last,
         kms_calls=services.kms.total_calls() - calls,
-        seen=sum(len(group.ids) for group in groups),
-        already=sum(len(group.ids) for group in groups) - sum(len(group.ids) for group in stale),
+        seen=seen,
+        already=seen - sum(len(group.ids) for group in stale),
     )
     for group in stale:
-        parent = parents[group.parent]
-        old, new = opened[(group.parent, group.parent_version)], opened[(group.parent, parent.active_version or 0)]
-        if isinstance(old, WrapRefused) or isinstance(new, WrapRefused):
-            broken = old if isinstance(old, WrapRefused) else new
-            missing = (
-                isinstance(broken, WrapRefused) and broken.reason == WrapReason.PARENT_MISSING and broken.key is None
-            )
-            reason = WrapReason.PARENT_MISSING if missing else WrapReason.PARENT_DOES_NOT_OPEN
-            done = refuse_group(group, reason)
-        else:
-            done = rewrap_group(
-                group, old=old, new=new, environment=environment, parent=parent.key_id, random=services.random
-            )
-        batch.add(group, parent.active_version or 0, done)
+        new = _active(group, parents)
+        batch.add(group, new, _rewrapped(run, group, parents, opened, new))
     return batch
+
+
+def _rewrapped(
+    run: Run, group: Group, parents: dict[int, WrappingKeyRow], opened: OpenedVersions, version: int
+) -> Rewrapped:
+    """A group's new wraps, or why none of its keys can have one."""
+    if group.parent not in parents:
+        return refuse_group(group, WrapReason.PARENT_MISSING)
+    old, new = opened[(group.parent, group.parent_version)], opened[(group.parent, version)]
+    for material in (old, new):
+        if isinstance(material, WrapRefused):
+            is_missing = material.reason == WrapReason.PARENT_MISSING and material.key is None
+            return refuse_group(group, WrapReason.PARENT_MISSING if is_missing else WrapReason.PARENT_DOES_NOT_OPEN)
+    assert isinstance(old, bytes)
+    assert isinstance(new, bytes)
+    return rewrap_group(
+        group,
+        old=old,
+        new=new,
+        environment=run.environment.environment_id,
+        parent=parents[group.parent].key_id,
+        random=run.services.random,
+    )
+
+
+def _active(group: Group, parents: dict[int, WrappingKeyRow]) -> int:
+    """The active version of a group's parent; 0, which no version is, where there is none."""
+    row = parents.get(group.parent)
+    return row.active_version or 0 if row else 0
 
 
 def _pairs(groups: Iterable[Group], parents: dict[int, WrappingKeyRow]) -> set[Pair]:
     """The versions that have to be opened: the one each group leaves and the one it goes to."""
     pairs: set[Pair] = set()
     for group in groups:
-        pairs |= {(group.parent, group.parent_version), (group.parent, parents[group.parent].active_version or 0)}
+        if group.parent in parents:
+            pairs |= {(group.parent, group.parent_version), (group.parent, _active(group, parents))}
     return pairs
 
 

@@ -47,7 +47,7 @@ from workers.store.environments import (
     set_top_state,
 )
 from workers.store.outbox import tell
-from workers.store.quarantine import count_open
+from workers.store.quarantine import count_open, release
 from workers.store.repacks import (
     Repack,
     change_state,
@@ -79,42 +79,53 @@ class Request:
     actor: str
 
 
+Settle = Callable[[Connection, Repack], None]
+"""What else is to be written in the transaction that starts a repack."""
+
+STARTS = 3
+"""How often a start that lost a race looks at what the winner left."""
+
+
+def _settle_nothing(_connection: Connection, _repack: Repack) -> None:
+    """Nothing else is to be written."""
+
+
 # 1. Start: probe, plan, and one transaction that makes it so ---------------------------------------------------------
 
 
-def start_repack(services: Services, request: Request, *, settle: object = None) -> Repack:
+def start_repack(services: Services, request: Request, *, settle: Settle = _settle_nothing) -> Repack:
     """Start a repack, or return the open one that was asked for in the same words.
 
     `settle(connection, repack)` runs in the same transaction: an event's effect and its record commit together (R2).
     Raises ProbeFailed (R7), RepackConflict, AlreadyInForce, HierarchyBroken; then nothing was changed.
     """
+    for _ in range(STARTS - 1):
+        try:
+            return _start(services, request, settle)
+        except AnotherStarted:
+            log.info("repack.start_lost_race", environment=str(request.environment.environment_id))
+    return _start(services, request, settle)
+
+
+def _start(services: Services, request: Request, settle: Settle) -> Repack:
     source, target = _ends(services, request)
     found = _same_or_conflict(services, request, target)
     if found is not None:
-        return _settled(services, found, settle)
+        with services.database.write() as connection:
+            settle(connection, found)
+        return found
     probe = probe_replacement(services, request.environment, source, target)
     if not probe.is_clear:
         raise ProbeFailed(probe.findings)
-    if (
-        str(target) == source.main_key
-        and probe.generation == source.generation
-        and (probe.generation or request.target)
-    ):
+    is_same = str(target) == source.main_key and probe.generation == source.generation
+    if is_same and (probe.generation or request.target):
         raise AlreadyInForce(main_key=source.main_key)
     with services.database.read() as connection:
         check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
         ranges = plan_move(connection, request.environment)
-    try:
-        with services.database.write() as connection:
-            repack = _create(connection, request, source, target, probe, ranges)
-            if callable(settle):
-                settle(connection, repack)
-    except AnotherStarted:
-        found = _same_or_conflict(services, request, target)
-        if found is None:
-            raise
-        log.info("repack.start_lost_race", repack=str(found.repack_id))
-        return _settled(services, found, settle)
+    with services.database.write() as connection:
+        repack = _create(connection, request, source, target, probe, ranges)
+        settle(connection, repack)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
     services.wake.repack(repack.id, times=len(ranges) or 1)
     services.wake.outbox()
@@ -139,21 +150,12 @@ def _same_or_conflict(services: Services, request: Request, target: MainKeyUri) 
     )
 
 
-def _settled(services: Services, repack: Repack, settle: object) -> Repack:
-    if callable(settle):
-        with services.database.write() as connection:
-            settle(connection, repack)
-    return repack
-
-
 def _create(
     connection: Connection, request: Request, source: TopVersion, target: MainKeyUri, probe: Probe, ranges: list[Range]
 ) -> Repack:
     environment = lock_environment(connection, request.environment.id)
     if live_tops(connection, environment.id)[0] != source:
-        raise RepackConflict(
-            environment=environment.environment_id, repack=environment.environment_id, state="just ended"
-        )
+        raise AnotherStarted  # and ended, between our look and our lock
     version = last_top_version(connection, environment.id) + 1
     repack = create_repack(
         connection,
@@ -167,6 +169,8 @@ def _create(
         actor=request.actor,
         kms_calls=probe.calls,
     )
+    # What was set aside is tried again by this run: all of it by a deep one, the roots by a shallow one.
+    release(connection, environment.id, stage=None if request.mode == Mode.DEEP else Stage.MOVE)
     # R1: from here on new roots are wrapped under both; every root keeps its old wrap until the move closes.
     set_top_state(connection, environment.id, source.version, TopState.DRAINING)
     insert_top(connection, environment.id, version=version, main_key=str(target), generation=probe.generation)
@@ -361,7 +365,8 @@ def _close_move(connection: Connection, repack: Repack, environment: Environment
 
 def _finish(connection: Connection, services: Services, repack: Repack) -> None:
     """The end: nothing is stale, or only what quarantined keys hold back (R9)."""
-    quarantined = count_open(connection, environment=repack.environment)
+    walked = None if repack.mode == Mode.DEEP else Stage.MOVE
+    quarantined = count_open(connection, environment=repack.environment, stage=walked)
     if repack.mode == Mode.DEEP and not quarantined and count_draining(connection, repack.environment):
         set_columns(connection, repack, stage=Stage.RENEW, level=deepest_level(connection, repack.environment))
         return  # a version began to drain after its level was shredded: once more from the bottom up

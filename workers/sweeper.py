@@ -40,7 +40,9 @@ def sweep(services: Services) -> Swept:
         todo: list[tuple[int, int]] = []
         for repack in running:
             unfinished, claimable = count_unfinished(connection, repack.id)
-            times = min(claimable, WAKE_UPS) if unfinished else 1
+            # Where somebody walks, one more wake-up makes up for a worker that died; more would only pile up.
+            times = 1 if not unfinished or claimable < unfinished else claimable
+            times = min(times, claimable, WAKE_UPS) if unfinished else 1
             if times:
                 todo.append((repack.id, times))
         events = inbox.unhandled(connection)
@@ -58,9 +60,10 @@ def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublish
     total = 0
     while True:
         with services.database.write() as connection:
-            waiting = outbox.unpublished(connection, limit=PUBLISHED_AT_ONCE)
-            if not waiting:
-                return total
-            publisher.publish_all([(body, name) for _, name, body in waiting])
+            waiting = outbox.claim_unpublished(connection, limit=PUBLISHED_AT_ONCE)
+        if not waiting:
+            return total
+        publisher.publish_all([(body, name) for _, name, body in waiting])
+        with services.database.write() as connection:
             outbox.mark_published(connection, [row for row, _, _ in waiting])
         total += len(waiting)

@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from schemas.keys import TopState
-from workers.errors import NotFound
+from workers.errors import AlreadyThere, NotFound
 from workers.store.models import data_keys, environments, root_wraps, top_versions, wrapping_keys
 from workers.store.types import db_now
 
@@ -46,9 +47,13 @@ class TopVersion:
 def create_environment(
     connection: Connection, *, workspace: str, name: str, main_key: str, generation: str | None
 ) -> Environment:
-    """A new environment whose first top version is `main_key`."""
+    """A new environment whose first top version is `main_key`. Raises AlreadyThere."""
     values = {"environment_id": uuid4(), "workspace": workspace, "name": name, "created_at": db_now()}
-    key = connection.execute(insert(environments).values(values).returning(environments.c.id)).scalar_one()
+    try:
+        with connection.begin_nested():
+            key = connection.execute(insert(environments).values(values).returning(environments.c.id)).scalar_one()
+    except IntegrityError as error:
+        raise AlreadyThere("environment", f"{workspace}/{name}") from error
     insert_top(connection, key, version=1, main_key=main_key, generation=generation)
     return get_environment(connection, key)
 

@@ -270,6 +270,7 @@ outbox = Table(
     Column("type", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("claimed_until", Float),
     Column("published_at", Float),
     Index(
         "ix_outbox_unpublished",

@@ -12,7 +12,10 @@ from sqlalchemy import Connection, insert, select, update
 from schemas.events import OUTBOUND, SOURCE, VERSION, Event
 from workers.store.audit import AuditRecord, append_record
 from workers.store.models import outbox
-from workers.store.types import db_now
+from workers.store.types import db_now, read_clock
+
+CLAIM_SECONDS = 30
+"""How long a publisher may take over a page of events: the broker's own time limits are far shorter."""
 
 
 def tell(
@@ -46,16 +49,21 @@ def tell(
     return record
 
 
-def unpublished(connection: Connection, *, limit: int) -> list[tuple[int, str, bytes]]:
-    """The oldest events (id, type, body) that still wait; other publishers' are skipped."""
-    query = (
-        select(outbox.c.id, outbox.c.type, outbox.c.body)
-        .where(outbox.c.published_at.is_(None))
-        .order_by(outbox.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return [(row.id, row.type, row.body) for row in connection.execute(query)]
+def claim_unpublished(connection: Connection, *, limit: int) -> list[tuple[int, str, bytes]]:
+    """The oldest events (id, type, body) that wait, for one publisher at a time: events leave in their order.
+
+    Nothing while another publisher is at work. A publisher that dies is forgotten after CLAIM_SECONDS.
+    """
+    waiting = outbox.c.published_at.is_(None)
+    first = select(outbox.c.claimed_until).where(waiting).order_by(outbox.c.id).limit(1).with_for_update()
+    claimed_until = connection.execute(first).scalar_one_or_none()
+    if claimed_until is not None and claimed_until > read_clock(connection):
+        return []
+    query = select(outbox.c.id, outbox.c.type, outbox.c.body).where(waiting).order_by(outbox.c.id).limit(limit)
+    rows = [(row.id, row.type, row.body) for row in connection.execute(query)]
+    claim = update(outbox).where(outbox.c.id.in_([row[0] for row in rows]))
+    connection.execute(claim.values(claimed_until=db_now() + CLAIM_SECONDS))
+    return rows
 
 
 def mark_published(connection: Connection, ids: list[int]) -> None:

@@ -79,7 +79,9 @@ def held_pairs(connection: Connection, environment: int) -> set[tuple[int, int]]
     return {(parent, version) for parent, version in connection.execute(query.distinct()).tuples()}
 
 
-def release(connection: Connection, environment: int) -> int:
-    """Let every key that is set aside be tried again. Returns how many there were."""
-    statement = update(quarantine).where(quarantine.c.environment == environment, quarantine.c.open).values(open=False)
-    return connection.execute(statement).rowcount
+def release(connection: Connection, environment: int, *, stage: Stage | None = None) -> int:
+    """Let the keys that are set aside (in one stage) be tried again. Returns how many there were."""
+    own = (quarantine.c.environment == environment) & quarantine.c.open
+    if stage is not None:
+        own &= quarantine.c.stage == stage
+    return connection.execute(update(quarantine).where(own).values(open=False)).rowcount
