@@ -153,7 +153,7 @@ def count_keys(connection: Connection, environment: int) -> dict[str, dict[int, 
     counts: dict[str, dict[int, int]] = {}
     for name, table in (("wrapping", wrapping_keys), ("data", data_keys)):
         query = select(table.c.level, func.count()).where(table.c.environment == environment).group_by(table.c.level)
-        counts[name] = {int(level): int(count) for level, count in sorted(connection.execute(query).tuples())}
+        counts[name] = {int(level): int(count) for level, count in sorted(connection.execute(query))}
     return counts
 
 

@@ -243,5 +243,5 @@ def data_key_rows(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int
     found: dict[UUID, int] = {}
     for start in range(0, len(ids), MANY):
         query = select(data_keys.c.key_id, data_keys.c.id).where(data_keys.c.key_id.in_(ids[start : start + MANY]))
-        found |= dict(connection.execute(query).tuples().all())
+        found |= dict(connection.execute(query).all())
     return found

@@ -76,7 +76,7 @@ def held_pairs(connection: Connection, environment: int) -> set[tuple[int, int]]
     query = select(quarantine.c.parent, quarantine.c.parent_version).where(
         quarantine.c.environment == environment, quarantine.c.open, quarantine.c.parent.is_not(None)
     )
-    return {(parent, version) for parent, version in connection.execute(query.distinct()).tuples()}
+    return {(parent, version) for parent, version in connection.execute(query.distinct())}
 
 
 def release(connection: Connection, environment: int, *, stage: Stage | None = None) -> int:

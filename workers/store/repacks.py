@@ -206,10 +206,10 @@ def hold_running(connection: Connection, repack: Repack) -> Held:
     """
     own = environments.c.id == repack.environment
     query = select(environments.c.epoch, environments.c.lock_cause).where(own)
-    epoch, lock_cause = connection.execute(query.with_for_update(read=True)).tuples().one()
+    epoch, lock_cause = connection.execute(query.with_for_update(read=True)).one()
     own = repacks.c.id == repack.id
     query = select(repacks.c.state, repacks.c.stage).where(own)
-    state, stage = connection.execute(query.with_for_update(read=True)).tuples().one()
+    state, stage = connection.execute(query.with_for_update(read=True)).one()
     return Held(state=RepackState(state), stage=Stage(stage), epoch=int(epoch), lock_cause=lock_cause)
 
 

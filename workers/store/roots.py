@@ -124,7 +124,7 @@ def count_roots(connection: Connection, environment: int, kind: KeyKind) -> tupl
     query = select(func.count(), func.max(table.c.id)).where(
         table.c.environment == environment, table.c.level == 1, table.c.parent.is_(None)
     )
-    count, last = connection.execute(query).tuples().one()
+    count, last = connection.execute(query).one()
     return int(count), int(last or 0)
 
 

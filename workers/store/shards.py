@@ -188,9 +188,9 @@ def count_unfinished(connection: Connection, repack: int) -> tuple[int, int]:
     columns = shards.c
     free = or_(columns.state == PENDING, columns.lease_until < db_now())
     query = select(func.count(), func.count().filter(free))
-    unfinished, claimable = (
-        connection.execute(query.where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))).tuples().one()
-    )
+    unfinished, claimable = connection.execute(
+        query.where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))
+    ).one()
     return int(unfinished), int(claimable)
 
 

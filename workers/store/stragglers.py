@@ -50,5 +50,5 @@ def unheld_versions(connection: Connection, links: Sequence[Link]) -> list[Link]
     query = select(held.key, held.key_version).where(
         held.kind == KeyKind.WRAPPING, held.open, held.key.in_(sorted({link.id for link in links}))
     )
-    set_aside = {(key, version) for key, version in connection.execute(query).tuples()}
+    set_aside = {(key, version) for key, version in connection.execute(query)}
     return [link for link in links if link.pair not in set_aside]

@@ -47,7 +47,7 @@ def last_versions(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     """The highest version each of these wrapping keys ever had."""
     versions = wrapping_versions.c
     query = select(versions.wrapping_key, func.max(versions.version)).group_by(versions.wrapping_key)
-    return dict(connection.execute(query.where(versions.wrapping_key.in_(ids))).tuples().all())
+    return dict(connection.execute(query.where(versions.wrapping_key.in_(ids))).all())
 
 
 def hold_version(connection: Connection, pair: Pair) -> None:
@@ -112,7 +112,7 @@ def lock_versions(connection: Connection, pairs: Sequence[Pair]) -> set[Pair]:
         .order_by(versions.wrapping_key, versions.version)
         .with_for_update()
     )
-    return {(key, version) for key, version in connection.execute(query).tuples()}
+    return {(key, version) for key, version in connection.execute(query)}
 
 
 def hanging_data(connection: Connection, links: Sequence[Link]) -> set[Pair]:
@@ -129,7 +129,7 @@ def hanging_data(connection: Connection, links: Sequence[Link]) -> set[Pair]:
         .where(tuple_(columns.parent, columns.parent_version).in_([link.pair for link in links]))
         .distinct()
     )
-    return {(parent, version) for parent, version in connection.execute(query).tuples()}
+    return {(parent, version) for parent, version in connection.execute(query)}
 
 
 def hanging_versions(connection: Connection, pairs: Sequence[Pair]) -> list[Link]:
