@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from workers.store.pages import END, Cursor
 from workers.store.shards import Range
@@ -17,6 +18,14 @@ SplitParent = Callable[[int, int], Iterable[int]]
 def shard_size_for(keys: int, *, least: int) -> int:
     """Keys in a shard, so that there are at most MAX_SHARDS of them."""
     return max(least, -(-keys // MAX_SHARDS))
+
+
+def at_most(ranges: list[Range], most: int = MAX_SHARDS) -> list[Range]:
+    """The same ranges, neighbours joined until there are at most `most`."""
+    while len(ranges) > most:
+        pairs = [ranges[at : at + 2] for at in range(0, len(ranges), 2)]
+        ranges = [replace(pair[0], upto=pair[-1].upto, expected=sum(part.expected for part in pair)) for pair in pairs]
+    return ranges
 
 
 def cut_children(counts: Iterable[tuple[int, int]], *, size: int, split: SplitParent) -> Iterator[Range]:

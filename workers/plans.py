@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from schemas.keys import KeyKind
 from schemas.states import Mode, Stage
-from workers.planner import cut_children, shard_size_for
+from workers.planner import at_most, cut_children, shard_size_for
 from workers.services import Services
 from workers.store.database import Connection
 from workers.store.environments import Environment
@@ -58,13 +60,10 @@ def plan_stage(services: Services, repack: Repack, following: tuple[Stage, int])
     with services.database.read() as connection:
         if stage == Stage.SHRED:
             keys = ((key, 1) for key in wrapping_key_rows(connection, repack.environment, level))
-            return list(cut_children(keys, size=KEYS_IN_SHRED_SHARD, split=lambda _parent, _step: ()))
+            return at_most(list(cut_children(keys, size=KEYS_IN_SHRED_SHARD, split=lambda _parent, _step: ())))
+
+        def split(parent: int, step: int) -> Iterator[int]:
+            return split_parent(connection, repack.environment, level, parent, step)
+
         counts = child_counts(connection, repack.environment, level)
-        size = services.settings.shard_size
-        return list(
-            cut_children(
-                counts,
-                size=size,
-                split=lambda parent, step: split_parent(connection, repack.environment, level, parent, step),
-            )
-        )
+        return at_most(list(cut_children(counts, size=services.settings.shard_size, split=split)))

@@ -371,19 +371,7 @@ def _finish(connection: Connection, services: Services, repack: Repack) -> None:
         set_columns(connection, repack, stage=Stage.RENEW, level=deepest_level(connection, repack.environment))
         return  # a version began to drain after its level was shredded: once more from the bottom up
     state = RepackState.FINISHED_WITH_QUARANTINE if quarantined else RepackState.FINISHED
-    totals = Tally()
-    for part in shards.progress(connection, repack.id):
-        totals.add(
-            Tally(
-                seen=part.seen,
-                rewrapped=part.rewrapped,
-                already_current=part.already_current,
-                quarantined=part.quarantined,
-                minted=part.minted,
-                shredded=part.shredded,
-                kms_calls=part.kms_calls,
-            )
-        )
+    totals = shards.totals(connection, repack.id)
     change_state(
         connection,
         repack,

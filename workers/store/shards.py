@@ -231,6 +231,13 @@ def progress(connection: Connection, repack: int) -> list[Progress]:
     return [_progress(row) for row in connection.execute(query)]
 
 
+def totals(connection: Connection, repack: int) -> Tally:
+    """The sums over all shards of a repack (R9)."""
+    sums = [func.coalesce(func.sum(shards.c[field.name]), 0).label(field.name) for field in fields(Tally)]
+    row = connection.execute(select(*sums).where(shards.c.repack == repack)).mappings().one()
+    return Tally(**{name: int(value) for name, value in row.items()})
+
+
 def list_shards(connection: Connection, repack: int) -> list[dict[str, Any]]:
     """Every shard of a repack as stored."""
     return [
