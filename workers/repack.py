@@ -299,7 +299,7 @@ def advance(services: Services, repack: Repack) -> bool:
     ranges = plan_stage(services, repack, following) if following else []
     with services.database.write() as connection:
         environment = lock_environment(connection, repack.environment)
-        current = get_repack(connection, repack.id, lock=True)
+        current = get_repack(connection, repack.id)
         unfinished, _ = shards.count_unfinished(connection, repack.id)
         moved_on = (current.state, current.stage, current.level) != (repack.state, repack.stage, repack.level)
         if moved_on or unfinished or environment.lock_cause:

@@ -206,7 +206,7 @@ def _steer(services: Services, repack: Repack, write: Callable[[Connection, Repa
     """Change a repack under the locks of its environment and itself, then wake whoever has to know."""
     with services.database.write() as connection:
         lock_environment(connection, repack.environment)
-        changed = write(connection, get_repack(connection, repack.id, lock=True))
+        changed = write(connection, get_repack(connection, repack.id))
     if changed.is_running:
         services.wake.repack(changed.id)
     services.wake.outbox()

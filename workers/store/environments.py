@@ -14,6 +14,9 @@ from workers.errors import AlreadyThere, NotFound
 from workers.store.models import data_keys, environments, root_wraps, top_versions, wrapping_keys
 from workers.store.types import db_now
 
+_LOCKS = 0x6B70
+"""The class of our advisory locks ("kp"). The object is the environment's row in 31 bits: sharing one is harmless."""
+
 LIVE = (TopState.ACTIVE, TopState.DRAINING)
 """Top versions under which every root has, or is getting, a wrap."""
 
@@ -81,9 +84,21 @@ def get_environment(connection: Connection, key: int) -> Environment:
 
 
 def lock_environment(connection: Connection, key: int) -> Environment:
-    """By its row, shutting out everyone who creates roots or commits a batch until the transaction ends."""
-    query = _ENVIRONMENT.where(environments.c.id == key).with_for_update()
-    return Environment(**connection.execute(query).mappings().one())
+    """By its row, alone: everyone who shares it has committed, and nobody else gets in until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCKS, key & 0x7FFFFFFF)))
+    return get_environment(connection, key)
+
+
+def share_environment(connection: Connection, key: int) -> Environment:
+    """By its row, with others who share it: its state, its tops and its repack stay as they are until the commit.
+
+    An advisory lock and not FOR SHARE: a row's sharers keep letting each other in, and whoever wants to lock it may
+    wait for ever behind many workers; this queue is fair. SQLite's one writer is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock_shared(_LOCKS, key & 0x7FFFFFFF)))
+    return get_environment(connection, key)
 
 
 def list_environments(connection: Connection) -> list[Environment]:
@@ -107,8 +122,7 @@ def live_tops(connection: Connection, environment: int, *, share: bool = False) 
     `share` keeps them as they are until the transaction ends (creators of roots use it).
     """
     if share:
-        # R5: the row of the environment stands for its set of live top versions.
-        connection.execute(select(environments.c.id).where(environments.c.id == environment).with_for_update(read=True))
+        share_environment(connection, environment)
     columns = top_versions.c
     query = select(columns.version, columns.main_key, columns.generation, columns.state).where(
         columns.environment == environment, columns.state.in_(LIVE)

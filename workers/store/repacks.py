@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
 from workers.errors import AnotherStarted, NotFound
+from workers.store.environments import share_environment
 from workers.store.models import environments, repacks
 from workers.store.outbox import tell
 from workers.store.types import db_now
@@ -115,10 +116,9 @@ def create_repack(
     return get_repack(connection, key)
 
 
-def get_repack(connection: Connection, key: int, *, lock: bool = False) -> Repack:
-    """By its row; `lock` shuts out every other change of its state."""
-    query = _REPACK.where(repacks.c.id == key)
-    row = connection.execute(query.with_for_update(of=repacks) if lock else query).first()
+def get_repack(connection: Connection, key: int) -> Repack:
+    """By its row. Raises NotFound."""
+    row = connection.execute(_REPACK.where(repacks.c.id == key)).first()
     if row is None:
         raise NotFound("repack", key)
     return _repack(row)
@@ -201,16 +201,14 @@ def set_columns(connection: Connection, repack: Repack, **columns: Any) -> Repac
 def hold_running(connection: Connection, repack: Repack) -> Held:
     """Keep a repack's state and its environment's epoch as they are until the batch commits (R8).
 
-    FOR SHARE: batches do not wait for each other; a pause or a lock waits for the batch, and the next batch sees it.
-    The environment first, then the repack: everyone takes them in this order, so nobody deadlocks.
+    Every change of either is made under the environment's lock: batches share it and do not wait for each other.
     """
-    own = environments.c.id == repack.environment
-    query = select(environments.c.epoch, environments.c.lock_cause).where(own)
-    epoch, lock_cause = connection.execute(query.with_for_update(read=True)).one()
-    own = repacks.c.id == repack.id
-    query = select(repacks.c.state, repacks.c.stage).where(own)
-    state, stage = connection.execute(query.with_for_update(read=True)).one()
-    return Held(state=RepackState(state), stage=Stage(stage), epoch=int(epoch), lock_cause=lock_cause)
+    environment = share_environment(connection, repack.environment)
+    query = select(repacks.c.state, repacks.c.stage).where(repacks.c.id == repack.id)
+    state, stage = connection.execute(query).one()
+    return Held(
+        state=RepackState(state), stage=Stage(stage), epoch=environment.epoch, lock_cause=environment.lock_cause
+    )
 
 
 def _repack(row: Any) -> Repack:
