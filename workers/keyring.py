@@ -19,7 +19,16 @@ from schemas.envelope import WRAP_LIMIT
 from schemas.keys import MAX_LEVELS, KeyKind, MainKeyUri
 from workers.cache import PlaintextCache
 from workers.chain import ChainRows
-from workers.errors import EnvironmentLocked, HierarchyBroken, LostRace, NotFound, WrapReason, WrapRefused
+from workers.errors import (
+    EnvironmentLocked,
+    HierarchyBroken,
+    KmsRefused,
+    KmsUnreachable,
+    LostRace,
+    NotFound,
+    WrapReason,
+    WrapRefused,
+)
 from workers.minting import Minted, check_tops, material_of, mint_child, mint_roots, store_version
 from workers.rewrap import open_wrap
 from workers.services import Services
@@ -44,6 +53,16 @@ class Created:
 
     key_id: UUID
     material: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What is stored of a data key, and of all that it takes to open it."""
+
+    row: DataKeyRow
+    environment: Environment
+    rows: ChainRows
+    root_wraps: list[StoredRootWrap]
 
 
 class Keyring:
@@ -87,17 +106,28 @@ class Keyring:
         key opens it).
         """
         material = self._data.get(key_id)
-        if material is not None:
-            return material
-        row, environment, rows, root_wraps = self._read(key_id)
-        if row.parent is None:
-            material = self._open_data_root(environment, row, root_wraps)
-        else:
-            material = self._open_data(environment, row, rows)
-        self._data.put(key_id, material)
+        if material is None:
+            material = self._open(key_id)
+            self._data.put(key_id, material)
         return material
 
-    def _read(self, key_id: UUID) -> tuple[DataKeyRow, Environment, ChainRows, list[StoredRootWrap]]:
+    def _open(self, key_id: UUID) -> bytes:
+        """Open a key from its rows; where that fails and the rows have changed meanwhile, from what they are now (R1).
+
+        A reader may hold wraps of a main key that a move left behind, and that its owner has just disabled.
+        """
+        stored = self._read(key_id)
+        for _ in range(TRIES):
+            try:
+                return self._open_stored(stored)
+            except (KmsRefused, KmsUnreachable, WrapRefused):
+                again = self._read(key_id)
+                if again == stored:
+                    raise
+                stored = again
+        return self._open_stored(stored)
+
+    def _read(self, key_id: UUID) -> _Stored:
         """Everything that opens a data key, as of one moment: a repack may go on right after."""
         services = self._services
         with services.database.snapshot() as connection:
@@ -107,9 +137,14 @@ class Keyring:
             environment = _unlocked(environments.get_environment(connection, row.environment))
             if row.parent is None:
                 wraps = keys.load_root_wraps(connection, KeyKind.DATA, [row.id])
-                return row, environment, ChainRows({}, {}), wraps.get((row.id, 0), [])
+                return _Stored(row, environment, ChainRows({}, {}), wraps.get((row.id, 0), []))
             rows = services.chain.read_rows(connection, [(row.parent, row.parent_version)])
-            return row, environment, rows, []
+            return _Stored(row, environment, rows, [])
+
+    def _open_stored(self, stored: _Stored) -> bytes:
+        if stored.row.parent is None:
+            return self._open_data_root(stored.environment, stored.row, stored.root_wraps)
+        return self._open_data(stored.environment, stored.row, stored.rows)
 
     def _open_data_root(self, environment: Environment, row: DataKeyRow, wraps: list[StoredRootWrap]) -> bytes:
         services = self._services
