@@ -219,7 +219,7 @@ def pids_of(program: subprocess.Popen[str], log_dir: Path) -> list[int]:
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(program: subprocess.Popen[str], tmp_path: Path) -> None:
-    """SIGKILL of the supervisor ends its children, their children, the deaf ones, and the guard; all are asked first."""
+    """SIGKILL of the supervisor ends its children, their children, the deaf ones, and the guard; all are asked."""
     pids = pids_of(program, tmp_path)
     program.kill()
     poll(lambda: not any(lives(pid) for pid in pids), 10, "all are gone")
