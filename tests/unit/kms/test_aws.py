@@ -219,7 +219,7 @@ def test_keys_of_two_regions_are_served_side_by_side(simulator: SimulatorClient,
 
 
 def test_no_more_calls_at_once_than_set(simulator: SimulatorClient) -> None:
-    """With room for 2, six calls of 0.2 s take three rounds; with room for 6, one."""
+    """With room for 2, six calls of 0.4 s take three rounds; with room for 6, one."""
     took = {}
     for room in (2, 6):
         kms = AwsKms(concurrency=room, attempts=1)
@@ -227,30 +227,30 @@ def test_no_more_calls_at_once_than_set(simulator: SimulatorClient) -> None:
 
         async def play(key: Any = key) -> float:
             await key.describe()
-            number = simulator.inject("delay", seconds=0.2, operation="DescribeKey")
+            number = simulator.inject("delay", seconds=0.4, operation="DescribeKey")
             began = time.monotonic()
             await asyncio.gather(*[key.describe() for _ in range(6)])
             simulator.clear_faults(number=number)
             return time.monotonic() - began
 
         took[room] = run(kms, play)
-    assert took[2] >= 0.6 > took[6]
+    assert took[2] >= 1.2 > took[6]
 
 
 def test_a_call_ends_in_time(simulator: SimulatorClient) -> None:
     """A KMS that never answers is unreachable once the time for a call is over; waiting for room does not count."""
-    kms = AwsKms(concurrency=1, timeout_seconds=0.3)
+    kms = AwsKms(concurrency=1, timeout_seconds=1.0)
     key = kms.main_key(simulator.create_main_key())
 
     async def play() -> None:
         await key.describe()
-        simulator.inject("delay", seconds=0.2, operation="DescribeKey", count=3)
+        simulator.inject("delay", seconds=0.5, operation="DescribeKey", count=3)
         await asyncio.gather(*[key.describe() for _ in range(3)])
         simulator.inject("hang", operation="DescribeKey")
         began = time.monotonic()
         with pytest.raises(KmsUnreachable):
             await key.describe()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4  # READ_SECONDS is more
 
     run(kms, play)
 
