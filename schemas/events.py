@@ -26,7 +26,10 @@ CONTENT_TYPE = "application/cloudevents+json"
 SOURCE = "keyrepack"
 VERSION = 1
 
-Text = Annotated[str, Field(min_length=1, max_length=256)]
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+"""No control characters: a database's text cannot hold a NUL, and a terminal should not act on an event."""
+
+Text = Annotated[str, Field(min_length=1, max_length=256, pattern=PRINTABLE)]
 
 
 class _Data(BaseModel):
@@ -86,7 +89,7 @@ class Event(BaseModel):
     source: Text
     type: Text
     time: datetime | None = None
-    subject: str | None = Field(default=None, max_length=256)
+    subject: str | None = Field(default=None, max_length=256, pattern=PRINTABLE)
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any]
 
@@ -105,7 +108,7 @@ def read_event(body: bytes) -> Event:
     if len(body) > MAX_EVENT_BYTES:
         raise EventRejected("too_large", f"It has {len(body)} bytes; the limit is {MAX_EVENT_BYTES}.")
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise EventRejected("malformed_json", "Its body is not JSON.") from error
     try:
@@ -121,7 +124,7 @@ def read_data(event: Event) -> MainKeyReplaced | MainKeyRotated:
         known = ", ".join(sorted(INBOUND))
         raise EventRejected("unknown_type", f"{event.type!r} is no event this system acts on ({known}).")
     if event.data.get("version", VERSION) != VERSION:
-        raise EventRejected("unknown_version", f"Its data has version {event.data['version']!r}; this program knows 1.")
+        raise EventRejected("unknown_version", f"This program knows version {VERSION} of its data, and no other.")
     try:
         return model.model_validate(event.data)  # type: ignore[return-value]
     except MalformedMainKeyUri as error:
@@ -148,6 +151,11 @@ def _schema(name: str, data: dict[str, Any], text: str) -> dict[str, Any]:
     schema = Event.model_json_schema()
     properties = schema["properties"] | {"type": {"const": name}, "data": data}
     return schema | {"title": name, "description": text, "properties": properties}
+
+
+def _refuse_constant(name: str) -> float:
+    """NaN and Infinity are Python's idea of JSON, nobody else's."""
+    raise ValueError(name)
 
 
 def _first_error(error: ValidationError) -> str:
