@@ -124,7 +124,7 @@ def read_data(event: Event) -> MainKeyReplaced | MainKeyRotated:
         known = ", ".join(sorted(INBOUND))
         raise EventRejected("unknown_type", f"{event.type!r} is no event this system acts on ({known}).")
     if event.data.get("version", VERSION) != VERSION:
-        raise EventRejected("unknown_version", f"This program knows version {VERSION} of its data, and no other.")
+        raise EventRejected("unknown_version", f"Its data has {_told(event.data['version'])}; this program knows 1.")
     try:
         return model.model_validate(event.data)  # type: ignore[return-value]
     except MalformedMainKeyUri as error:
@@ -151,6 +151,11 @@ def _schema(name: str, data: dict[str, Any], text: str) -> dict[str, Any]:
     schema = Event.model_json_schema()
     properties = schema["properties"] | {"type": {"const": name}, "data": data}
     return schema | {"title": name, "description": text, "properties": properties}
+
+
+def _told(version: object) -> str:
+    """A version as a reason may show it: whatever is no number stays unsaid (R10)."""
+    return f"version {version}" if type(version) is int and abs(version) < 10**6 else "a version that is none"
 
 
 def _refuse_constant(name: str) -> float:

@@ -111,7 +111,7 @@ REJECTED: dict[str, tuple[object, str, str]] = {
     "an unknown type": (ROTATED | {"type": "main_key.lost"}, "unknown_type", "main_key.replaced, main_key.rotated"),
     "one of our own types": (ROTATED | {"type": "repack.finished"}, "unknown_type", "repack.finished"),
     "version 2": (with_data(ROTATED, version=2), "unknown_version", "version 2; this program knows 1"),
-    "version null": (with_data(ROTATED, version=None), "unknown_version", "version None"),
+    "version null": (with_data(ROTATED, version=None), "unknown_version", "a version that is none"),
     "no environment": (ROTATED | {"data": {}}, "malformed_data", "environment: Field required"),
     "an environment that is none": (with_data(ROTATED, environment="prod"), "malformed_data", "environment:"),
     "no main key": (REPLACED | {"data": ROTATED["data"]}, "malformed_data", "main_key: Field required"),
