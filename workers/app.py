@@ -97,6 +97,10 @@ def make_app(settings: Settings) -> Celery:
     """The Celery application of these settings."""
     application = Celery("keyrepack", set_as_current=True)
     application.conf.update(celery_settings(settings))
+    # Whoever can push to the broker can call any registered task: Celery's own (chord_unlock, map, …) are not needed.
+    application.finalize()
+    for name in list(application.tasks):
+        application.tasks.unregister(name)
     return application
 
 
