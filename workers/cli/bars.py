@@ -55,7 +55,8 @@ class Bars:
         is_time = now - self._line_at >= LINE_SECONDS
         for stage in stages:
             line = plain_line(stage)
-            news = stage.state == DONE or ((is_time or last) and stage.state != WAITING)
+            has_begun = stage.state != WAITING and stage.fraction > 0
+            news = stage.state == DONE or ((is_time or last) and has_begun)
             if news and self._said.get(stage.name) != line:
                 self._said[stage.name] = line
                 self._line_at = now

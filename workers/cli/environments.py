@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from workers.cli.output import AsJson, Command, amount, console, duration, facts, moment, say, table, wishes
+from workers.cli.output import AsJson, Command, amount, console, duration, facts, moment, say, table
 from workers.cli.session import actor, opened
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -155,18 +155,11 @@ def seed(
 
 
 def _seed(keyring: Any, environment: str, connections: int, hourly: int, data: int) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from workers.cli.counting import counted
     from workers.cli.seeding import seed_hierarchy
 
-    columns = (TextColumn("creating keys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    out = console(error=True)
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal or wishes.json) as progress:
-        task = progress.add_task("keys", total=connections + hourly + data)
-        seed_hierarchy(
-            keyring, environment, connections=connections, hourly=hourly, data=data,
-            on_progress=lambda count: progress.advance(task, count),
-        )  # fmt: skip
+    with counted(console(error=True), "creating keys", connections + hourly + data) as on_progress:
+        seed_hierarchy(keyring, environment, connections=connections, hourly=hourly, data=data, on_progress=on_progress)
 
 
 COMMANDS: dict[str, Command] = {"create": create, "list": list_all, "show": show}

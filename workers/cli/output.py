@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 Command = Callable[..., Any]
@@ -36,11 +38,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Say it as one JSON documen
 """Read off `wishes` by `say`: usage errors come before the option is parsed, and are JSON as well."""
 
 
+class _Trimmed:
+    """A file without blanks at the ends of lines: tables fill theirs up."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(re.sub(r"[ \t]+(?=\n)", "", text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def console(*, error: bool = False) -> Console:
     """Standard output, or standard error; as wide as the terminal."""
     file = sys.stderr if error else sys.stdout
-    width = None if file.isatty() else PLAIN_WIDTH
-    return Console(file=file, highlight=False, width=width, soft_wrap=not file.isatty())
+    if file.isatty():
+        return Console(file=file, highlight=False)
+    return Console(file=cast(TextIO, _Trimmed(file)), highlight=False, width=PLAIN_WIDTH, soft_wrap=True)
 
 
 def say(document: Any, text: Callable[[Console], None]) -> None:
@@ -81,6 +98,11 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
         if value not in (None, ""):
             made.add_row(name, escape(str(value)))
     return made
+
+
+def indented(content: RenderableType, columns: int) -> Padding:
+    """Moved to the right; no longer than it is."""
+    return Padding(content, (0, 0, 0, columns), expand=False)
 
 
 def amount(value: float) -> str:

@@ -26,13 +26,13 @@ def demo(
     Runs on parts of its own (Redis, SQLite, a KMS simulator, two workers and beat) in a temporary folder, and leaves
     nothing behind. With --json the last line on standard output is the summary; the story goes to standard error.
     """
+    begun = time.monotonic()
+    speaker = console(error=wishes.json)
+    speaker.print("[bold]keyrepack demo[/]: starting Redis, a KMS simulator, two workers and beat on this machine")
     from workers.cli.demo.proof import prove
     from workers.cli.demo.scene import scene
     from workers.cli.demo.story import tell
 
-    begun = time.monotonic()
-    speaker = console(error=wishes.json)
-    speaker.print("[bold]keyrepack demo[/]: starting Redis, a KMS simulator, two workers and beat on this machine")
     with scene(speaker, data_dir, keep=keep) as stage:
         summary = prove(stage, tell(stage, data_keys))
         folder = stage.folder

@@ -9,7 +9,7 @@ from workers.cli.certificates import print_certificate
 from workers.cli.demo.scene import DemoFailed, Scene
 from workers.cli.demo.story import Told
 from workers.cli.demo.witness import rewrapped_twice, rewraps_below_wrapping_keys
-from workers.cli.output import amount, duration, facts, table
+from workers.cli.output import amount, duration, facts, indented, table
 from workers.store.audit import verify_chain
 from workers.verify import Report, verify_environment
 from workers.views import RepackView, view_repack
@@ -49,7 +49,8 @@ def prove(scene: Scene, told: Told) -> Summary:
         chain = verify_chain(connection)
     scene.console.print("\n   [bold]Certificates[/]")
     for view in views:
-        print_certificate(scene.console, view.repack.certificate or {}, indent=3)
+        if view.repack.certificate is not None:
+            print_certificate(scene.console, view.repack.certificate, indent=3)
     summary = _summary(scene, told, reports, views)
     _check(scene, summary, views)
     if not chain.whole:
@@ -62,7 +63,7 @@ def _verify(scene: Scene, told: Told) -> list[Report]:
     reports = [verify_environment(scene.services, environment) for environment in told.environments]
     rows = [
         (
-            f"   {report.environment}",
+            report.environment,
             amount(report.data_keys),
             amount(report.wrapping_keys),
             report.broken or "none",
@@ -70,7 +71,8 @@ def _verify(scene: Scene, told: Told) -> list[Report]:
         )
         for report in reports
     ]
-    scene.console.print(table(["   environment", "data keys ", "wrapping keys ", "broken ", "stale "], rows))
+    columns = ["environment", "data keys ", "wrapping keys ", "broken ", "stale "]
+    scene.console.print(indented(table(columns, rows), 3))
     return reports
 
 
@@ -131,7 +133,7 @@ def _check(scene: Scene, summary: Summary, views: list[RepackView]) -> None:
 def _show(scene: Scene, summary: Summary, views: list[RepackView]) -> None:
     rows = [
         (
-            f"   {view.environment}",
+            view.environment,
             view.repack.mode.value,
             amount(view.total("rewrapped")),
             f"{view.seconds:.1f}",
@@ -140,18 +142,18 @@ def _show(scene: Scene, summary: Summary, views: list[RepackView]) -> None:
         )
         for view in views
     ]
-    columns = ["   repack of", "mode", "keys rewrapped ", "seconds ", "keys/s ", "KMS calls "]
+    columns = ["repack of", "mode", "keys rewrapped ", "seconds ", "keys/s ", "KMS calls "]
     scene.console.print("\n   [bold]Summary[/]")
-    scene.console.print(table(columns, rows))
+    scene.console.print(indented(table(columns, rows), 3))
     lines = [
-        ("   data keys", f"{amount(summary.data_keys)}, and {amount(summary.created_meanwhile)} created meanwhile"),
-        ("   verified", f"{amount(summary.verified)}, every one"),
-        ("   rewrapped", f"{amount(summary.rewrapped)} in {duration(summary.seconds)}"),
-        ("   rewrapped twice", "none, by the count of a trigger in the database"),
-        ("   quarantined, stale", "none"),
-        ("   workers killed", f"{summary.worker_kills}; shards taken over: {summary.takeovers}"),
-        ("   reads while it ran", f"{amount(summary.reader_unwraps)}; failures: none"),
-        ("   KMS calls", amount(summary.kms_calls)),
+        ("data keys", f"{amount(summary.data_keys)}, and {amount(summary.created_meanwhile)} created meanwhile"),
+        ("verified", f"{amount(summary.verified)}, every one"),
+        ("rewrapped", f"{amount(summary.rewrapped)} in {duration(summary.seconds)}"),
+        ("rewrapped twice", "none, by the count of a trigger in the database"),
+        ("quarantined, stale", "none"),
+        ("workers killed", f"{summary.worker_kills}; shards taken over: {summary.takeovers}"),
+        ("reads while it ran", f"{amount(summary.reader_unwraps)}; failures: none"),
+        ("KMS calls", amount(summary.kms_calls)),
     ]
     scene.console.print()
-    scene.console.print(facts(lines))
+    scene.console.print(indented(facts(lines), 3))

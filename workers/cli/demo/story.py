@@ -13,11 +13,12 @@ from producers.publisher import KombuPublisher, publish_event
 from schemas.events import Event
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
+from workers.cli.counting import counted
 from workers.cli.demo.follow import Follower
 from workers.cli.demo.kill import Killer
 from workers.cli.demo.scene import WORKERS, DemoFailed, Scene
 from workers.cli.demo.witness import call_witness
-from workers.cli.output import amount, table
+from workers.cli.output import amount, indented, table
 from workers.cli.seeding import Seeded, seed_hierarchy
 from workers.embedded.stack import start_program, wait_for_simulator, wait_for_worker
 from workers.store.environments import Environment
@@ -28,9 +29,6 @@ SHARES = (("acme", "production", 4), ("acme", "development", 1), ("globex", "pro
 
 CONNECTIONS, HOURLY = 5, 24
 """Connection keys (data keys) and hourly keys (wrapping keys) below each main key."""
-
-LEAST_DATA_KEYS = 400
-"""With fewer the smallest environment would have more hourly keys than keys to hang from them."""
 
 SOURCE = "demo/key-service"
 READER = "reader"
@@ -67,15 +65,21 @@ def _create(scene: Scene, data_keys: int) -> tuple[Told, dict[str, Seeded]]:
     seeded: dict[str, Seeded] = {}
     told = Told(data_keys=data_keys, environments=[])
     sizes = _sizes(data_keys)
-    with scene.console.status("   creating keys") if scene.console.is_terminal else _quiet():
+    with counted(scene.console, "   creating keys", sum(sizes) + len(sizes) * HOURLY) as on_progress:
         for (workspace, name, _), size in zip(SHARES, sizes, strict=True):
             environment = scene.keyring.create_environment(workspace, name, actor="demo")
             told.environments.append(environment)
             seeded[str(environment)] = seed_hierarchy(
-                scene.keyring, str(environment), connections=CONNECTIONS, hourly=HOURLY, data=size - CONNECTIONS
+                scene.keyring,
+                str(environment),
+                connections=CONNECTIONS,
+                hourly=HOURLY,
+                data=size - CONNECTIONS,
+                on_progress=on_progress,
             )
-    rows = [(f"   {name}", CONNECTIONS, HOURLY, amount(one.data_keys - CONNECTIONS)) for name, one in seeded.items()]
-    scene.console.print(table(["   environment", "connection keys ", "hourly keys ", "job data keys "], rows))
+    rows = [(name, CONNECTIONS, HOURLY, amount(one.data_keys - CONNECTIONS)) for name, one in seeded.items()]
+    columns = ["environment", "connection keys ", "hourly keys ", "job data keys "]
+    scene.console.print(indented(table(columns, rows), 3))
     call_witness(scene.services.database)
     return told, seeded
 
@@ -208,9 +212,3 @@ def _publish(scene: Scene, environment: Environment, kind: str, **data: Any) -> 
 
 def _heading(scene: Scene, number: int, text: str) -> None:
     scene.console.print(f"\n[bold cyan]{number}[/]  [bold]{text}[/]")
-
-
-def _quiet() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
