@@ -32,7 +32,7 @@ MEANING: dict[RepackState, str] = {
     RepackState.RENEWING: "The old main key is not needed any more; wrapping keys get fresh material, level by level.",
     RepackState.PAUSED: "An operator paused it; `keyrepack repack resume` goes on where it was.",
     RepackState.BLOCKED: "A main key refused or did not answer; it goes on by itself when it does.",
-    RepackState.FINISHED: "Every key is where it belongs; nothing needs the old main key.",
+    RepackState.FINISHED: "Every key is where it belongs; nothing hangs from what was before.",
     RepackState.FINISHED_WITH_QUARANTINE: "It ended, but some keys could not be rewrapped; each is named below.",
     RepackState.ABORTED: "It was aborted: the old main key is in force, as before.",
     RepackState.STOPPED: "Its renewal was stopped; nothing is lost, the next deep repack picks it up.",

@@ -13,7 +13,7 @@ from workers.cli.output import amount, facts, indented, moment
 def print_certificate(console: Console, certificate: dict[str, Any], *, indent: int = 0) -> None:
     """What is not needed any more, since when, and what that rests on."""
     left, to, audit = certificate["from"], certificate["to"], certificate["audit"]
-    census = f"{amount(certificate['roots'])} under it, census sha256:{certificate['census'][:16]}…"
+    census = f"{amount(certificate['roots'])}, all under the new one; census sha256:{certificate['census'][:16]}…"
     lines = [
         ("from", f"{left['main_key']}{_generation(left)}"),
         ("to", f"{to['main_key']}{_generation(to)}"),
@@ -27,4 +27,4 @@ def print_certificate(console: Console, certificate: dict[str, Any], *, indent: 
 
 
 def _generation(end: dict[str, Any]) -> str:
-    return f", generation {str(end['generation'])[:16]}" if end.get("generation") else ""
+    return f", generation {str(end['generation'])[:8]}" if end.get("generation") else ""

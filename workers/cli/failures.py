@@ -25,9 +25,11 @@ def tell_failure(error: BaseException) -> int:
         _say(error.code, error.what, error.why, error.remedy)
         return FAILED
     if getattr(error, "exit_code", None) == USAGE:  # typer's, which has come in several packages
+        if not str(error):  # a group without a command has printed its help
+            return USAGE
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "keyrepack"
-        _say("usage", _sentence(str(getattr(error, "message", "") or error)), "", f"See `{path} --help`.")
+        _say("usage", _sentence(getattr(error, "format_message", error.__str__)()), "", f"See `{path} --help`.")
         return USAGE
     # R10: the text of a foreign error may hold what was in a row; its type does not.
     _say("unexpected", "The command failed.", f"{type(error).__name__}.", "Run it again with `keyrepack --debug …`.")

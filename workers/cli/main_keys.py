@@ -86,7 +86,7 @@ def _print_forecast(out: Console, found: Forecast) -> None:
     keys = [(kind, level, amount(count)) for kind, levels in found.keys.items() for level, count in levels.items()]
     out.print()
     out.print(table(["keys", "level ", "count "], keys))
-    shards = ", ".join(f"{name} {count}" for name, count in found.shards.items())
+    shards = "; ".join(f"{name}: {count}" for name, count in found.shards.items())
     lines = [
         ("shards", shards),
         ("KMS calls", f"about {amount(found.kms_calls)}"),

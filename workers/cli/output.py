@@ -19,8 +19,8 @@ from rich.table import Table
 Command = Callable[..., Any]
 """The function of a command, as typer takes it."""
 
-PLAIN_WIDTH = 160
-"""Columns where no terminal says its own: tables in pipes and logs are not folded to 80."""
+PLAIN_WIDTH = 500
+"""Columns where no terminal says its own: in a pipe or a log a row is a line, however long."""
 
 
 @dataclass(slots=True)

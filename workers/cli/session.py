@@ -6,6 +6,7 @@ import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import KeyrepackError
@@ -45,14 +46,12 @@ def _wrong_setting(error: ValidationError) -> WrongSetting:
 
     names, whys, rights = [], [], []
     for fault in error.errors(include_input=False, include_url=False):
-        name = str(fault["loc"][0]) if fault["loc"] else "settings"
-        known = Settings.model_fields.get(name)
-        names.append(f"KEYREPACK_{name.upper()}")
-        whys.append(fault["msg"].rstrip("."))
-        rights.append(f"{names[-1]}: {known.description}" if known is not None else "")
-    return WrongSetting(
-        f"The setting {', '.join(names)} is wrong.", f"{'; '.join(whys)}.", " ".join(filter(None, rights))
-    )
+        field = str(fault["loc"][0]) if fault["loc"] else ""
+        name, known = f"KEYREPACK_{field.upper()}", Settings.model_fields.get(field)
+        names.append(name)
+        whys.append(f"{name}: {fault['msg'].rstrip('.')}.")
+        rights.append(f"{name} is: {known.description}" if known is not None else "")
+    return WrongSetting(f"Wrong settings: {', '.join(names)}.", " ".join(whys), " ".join(filter(None, rights)))
 
 
 @contextmanager
@@ -62,17 +61,44 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
     Raises WrongSetting, NotConfigured, DatabaseAway.
     """
     from workers.compose import build_services
+    from workers.errors import DatabaseAway
     from workers.store.schema import require_current
 
     settings = read_settings()
     quiet_logs(settings)
+    _require_database(settings, exists=ready)
     services = build_services(settings, wake=_waker() if wakes else None)
     try:
         if ready:
             require_current(services.database)
         yield services
+    except DatabaseAway as error:
+        error.remedy = "Check that the server is up, and KEYREPACK_DATABASE_URL; then run the command again."
+        raise
     finally:
         services.close()
+
+
+def _require_database(settings: Settings, *, exists: bool) -> None:
+    """Raise NotConfigured for a URL that is none, or where a SQLite file is not there: looking must not make one."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from workers.errors import NotConfigured
+
+    remedy = "Set KEYREPACK_DATABASE_URL to sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+    try:
+        url = make_url(settings.database_url.get_secret_value())
+        url.get_dialect()
+    except (ArgumentError, ImportError):
+        raise NotConfigured(
+            "KEYREPACK_DATABASE_URL names no database.", "It is no URL of a kind we know.", remedy
+        ) from None
+    path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    if exists and path is not None and str(path) != ":memory:" and not path.exists():
+        raise NotConfigured(
+            "The database is not ready.", f"There is no file {path}.", "Run `keyrepack migrate`, or `keyrepack up`."
+        )
 
 
 def quiet_logs(settings: Settings) -> None:
