@@ -12,6 +12,7 @@ from schemas.states import Mode, RepackState, Stage
 from tests.corruption import flip_data_key, flip_root_wrap
 from tests.engine import Actor, World, chain_of_keys, usual_tree
 from tests.oracle import Oracle
+from tests.steps import until
 from workers.errors import AlreadyInForce, Cause, ProbeFailed, RepackConflict
 from workers.keyring import Keyring
 from workers.repack import advance, walk_slice
@@ -23,17 +24,6 @@ from workers.store.repacks import Repack
 Act = Callable[..., Repack]
 
 S = RepackState
-
-
-def until(world: World, repack: Repack, stage: Stage, level: int = 1) -> Repack:
-    """Walk, one transaction at a time, until a shard of this stage was planned."""
-    actor = Actor(world, lambda services: walk_slice(services, repack.id))
-    while (current := world.look(repack)).stage != stage or current.level != level:
-        assert not actor.done, f"{stage} {level} was never reached: {current}"
-        actor.step()
-    actor.kill()
-    world.clock.let_pass(31)  # type: ignore[union-attr]
-    return world.look(repack)
 
 
 def moving(world: World, environment: Environment) -> Repack:
@@ -107,8 +97,8 @@ TABLE: dict[Any, dict[Act, RepackState | type[Exception]]] = {
     finished: dict.fromkeys((pause, resume, abort, stop, retry), IllegalMove),
     aborted: {pause: IllegalMove, resume: IllegalMove, abort: S.ABORTED, stop: IllegalMove, retry: IllegalMove},
     stopped: {pause: IllegalMove, resume: IllegalMove, abort: IllegalMove, stop: S.STOPPED, retry: IllegalMove},
-    held_back_below: {pause: IllegalMove, resume: IllegalMove, abort: IllegalMove, stop: IllegalMove, retry: S.RENEWING},
-    held_back_root: {pause: IllegalMove, resume: IllegalMove, abort: S.ABORTED, stop: IllegalMove, retry: S.MOVING},
+    held_back_below: dict.fromkeys((pause, resume, abort, stop), IllegalMove) | {retry: S.RENEWING},
+    held_back_root: dict.fromkeys((pause, resume, stop), IllegalMove) | {abort: S.ABORTED, retry: S.MOVING},
 }  # fmt: skip
 
 
