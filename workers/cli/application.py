@@ -22,7 +22,7 @@ from workers.cli import (
     watching,
 )
 from workers.cli.demo import command as demo
-from workers.cli.failures import tell_failure
+from workers.cli.failures import INTERRUPTED, tell_failure
 from workers.cli.output import Command, wishes
 
 EPILOG = """
@@ -38,7 +38,7 @@ Examples:
 
   keyrepack repack watch acme/production
 
-Exit status: 0 done, 1 failed, 2 wrong use, 3 not finished yet.
+Exit status: 0 done, 1 failed, 2 wrong use, 3 not finished yet, 130 interrupted.
 """
 
 TRY, RUN, KEYS, REPACKS, PROOF = "Try it", "Run it", "Keys", "Repacks", "Proof and events"
@@ -92,4 +92,6 @@ def run(arguments: Sequence[str]) -> int:
         raise
     except BaseException as error:  # noqa: BLE001 - the last one who can say it in a sentence
         return tell_failure(error)
+    if status == INTERRUPTED:  # typer has caught the Ctrl-C itself
+        return tell_failure(KeyboardInterrupt())
     return status if isinstance(status, int) else 0

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import SecretStr
+
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
-from workers.cli.session import broker_answers, quiet_logs, read_settings
+from workers.cli.session import broker_answers, quiet_logs, read_settings, require_database
 from workers.compose import build_services
 from workers.kms.port import encryption_context
 from workers.probe import sample_root
@@ -37,40 +39,49 @@ def examine() -> list[Finding]:
     """Look at everything; never raises for what is wrong with it."""
     try:
         settings = read_settings()
-        quiet_logs(settings)
-        services = build_services(settings)
     except KeyrepackError as error:
         return [_fault("settings", error)]
+    quiet_logs(settings)
+    findings = [Finding(check="settings", ok=True, detail="Every value is one it can have.")]
     try:
-        return [
-            Finding(check="settings", ok=True, detail="Every value is one it can have."),
-            *_database_and_keys(services),
-            _broker(settings),
-        ]
+        require_database(settings, exists=True)
+        services, fault = build_services(settings), None
+    except KeyrepackError as error:
+        nowhere = settings.model_copy(update={"database_url": SecretStr("sqlite://")})
+        services, fault = build_services(nowhere), _fault("database", error)
+    try:
+        return [*findings, *([fault] if fault else _database(services)), *_keys(services, fault), _broker(settings)]
     finally:
         services.close()
 
 
-def _database_and_keys(services: Services) -> Iterator[Finding]:
+def _database(services: Services) -> Iterator[Finding]:
     try:
         require_current(services.database)
-        with services.database.read() as connection:
-            environments = list_environments(connection)
     except KeyrepackError as error:
         yield _fault("database", error)
-        yield _managed_key(services, None)
-        return
-    detail = f"{services.database.dialect} answers, at this program's schema."
-    yield Finding(check="database", ok=True, detail=detail)
+    else:
+        yield Finding(check="database", ok=True, detail=f"{services.database.dialect}, at this program's schema.")
+
+
+def _keys(services: Services, fault: Finding | None) -> Iterator[Finding]:
+    environments = []
+    if fault is None:
+        try:
+            require_current(services.database)
+            with services.database.read() as connection:
+                environments = list_environments(connection)
+        except KeyrepackError:  # told by `_database`
+            environments = []
     yield _managed_key(services, environments)
     for environment in environments:
         yield from _main_keys(services, environment)
 
 
-def _managed_key(services: Services, environments: list[Environment] | None) -> Finding:
+def _managed_key(services: Services, environments: list[Environment]) -> Finding:
     """The platform's own key; without a file it is closed, which is a fault only where an environment needs it."""
     check = "managed key"
-    if services.settings.managed_key_file is None and not _needs_managed(services, environments or []):
+    if services.settings.managed_key_file is None and not _needs_managed(services, environments):
         return Finding(check=check, ok=True, detail="It is closed, and no environment needs it.")
     try:
         described = services.loop.run(services.kms.main_key("managed:").describe())
@@ -80,6 +91,8 @@ def _managed_key(services: Services, environments: list[Environment] | None) -> 
 
 
 def _needs_managed(services: Services, environments: list[Environment]) -> bool:
+    if not environments:
+        return False
     with services.database.read() as connection:
         tops = [top for environment in environments for top in live_tops(connection, environment.id)]
     return any(top.main_key == "managed:" for top in tops)

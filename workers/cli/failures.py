@@ -31,6 +31,10 @@ def tell_failure(error: BaseException) -> int:
         path = context.command_path if context is not None else "keyrepack"
         _say("usage", _sentence(getattr(error, "format_message", error.__str__)()), "", f"See `{path} --help`.")
         return USAGE
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        _say("system", "The command failed.", f"{where}{error.strerror}.", "Mend that, then run it again.")
+        return FAILED
     # R10: the text of a foreign error may hold what was in a row; its type does not.
     _say("unexpected", "The command failed.", f"{type(error).__name__}.", "Run it again with `keyrepack --debug …`.")
     return FAILED

@@ -76,7 +76,7 @@ def _print_repack(out: Console, view: RepackView) -> None:
         ("started", moment(repack.created_at)), ("move closed", moment(repack.move_closed_at)),
         ("ended", moment(repack.ended_at)), ("took" if repack.ended_at else "running for", duration(view.seconds)),
         ("time left", left), ("rate", f"{amount(view.keys_per_second)} keys/s over all"),
-        ("KMS calls", amount(view.kms_calls)), ("takeovers", f"{view.takeovers} shards of dead workers" if view.takeovers else "none"),
+        ("KMS calls", amount(view.kms_calls)), ("takeovers", f"{view.takeovers or 'no'} shards of dead workers"),
         ("may be", ", ".join(legal_actions(repack))),
     ]  # fmt: skip
     out.print(facts(lines))

@@ -66,7 +66,7 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
 
     settings = read_settings()
     quiet_logs(settings)
-    _require_database(settings, exists=ready)
+    require_database(settings, exists=ready)
     services = build_services(settings, wake=_waker() if wakes else None)
     try:
         if ready:
@@ -79,7 +79,7 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
         services.close()
 
 
-def _require_database(settings: Settings, *, exists: bool) -> None:
+def require_database(settings: Settings, *, exists: bool) -> None:
     """Raise NotConfigured for a URL that is none, or where a SQLite file is not there: looking must not make one."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
@@ -91,9 +91,8 @@ def _require_database(settings: Settings, *, exists: bool) -> None:
         url = make_url(settings.database_url.get_secret_value())
         url.get_dialect()
     except (ArgumentError, ImportError):
-        raise NotConfigured(
-            "KEYREPACK_DATABASE_URL names no database.", "It is no URL of a kind we know.", remedy
-        ) from None
+        what = "KEYREPACK_DATABASE_URL names no database."
+        raise NotConfigured(what, "It is no URL of a kind we know.", remedy) from None
     path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     if exists and path is not None and str(path) != ":memory:" and not path.exists():
         raise NotConfigured(
