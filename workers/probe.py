@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from schemas.keys import KEY_BYTES, KeyKind, MainKeyUri
-from workers.errors import Finding, KmsRefused, KmsUnreachable, WrapRefused
+from workers.errors import Finding, KmsRefused, KmsUnreachable, ProbeFailed, ProbeUnanswered, WrapRefused
 from workers.kms.port import encryption_context
 from workers.services import Services
 from workers.store.environments import Environment, TopVersion
@@ -31,6 +31,11 @@ class Probe:
     def is_clear(self) -> bool:
         """Whether every finding is good."""
         return all(finding.ok for finding in self.findings)
+
+    def failure(self) -> ProbeFailed | ProbeUnanswered:
+        """What to raise where it is not clear. One definite answer outweighs any number of missing ones."""
+        refused = any(not finding.ok and not finding.transient for finding in self.findings)
+        return ProbeFailed(self.findings) if refused else ProbeUnanswered(self.findings)
 
 
 def probe_replacement(services: Services, environment: Environment, source: TopVersion, target: MainKeyUri) -> Probe:
@@ -124,4 +129,11 @@ def _good(code: str, uri: MainKeyUri, cause: str) -> Finding:
 
 
 def _bad(error: KmsRefused | KmsUnreachable) -> Finding:
-    return Finding(code=error.code, ok=False, main_key=error.main_key, cause=error.why, remedy=error.remedy)
+    return Finding(
+        code=error.code,
+        ok=False,
+        main_key=error.main_key,
+        cause=error.why,
+        remedy=error.remedy,
+        transient=isinstance(error, KmsUnreachable),
+    )
