@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.keys import KeyKind
@@ -30,6 +30,9 @@ class ChainRows:
 
     links: Mapping[Pair, Link]
     root_wraps: Mapping[Pair, list[StoredRootWrap]]
+    # What the cache held at that moment: it may have expired by the time the rows are opened, and its roots' wraps were
+    # not read. R10: in no repr.
+    cached: Mapping[Pair, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Chain:
@@ -45,7 +48,7 @@ class Chain:
         KmsUnreachable (of the active main key's) where no live main key opens a root that is needed.
         """
         wanted = set(pairs)
-        opened = self._cached(wanted)
+        opened: OpenedVersions = {**self._cached(wanted)}
         missing = wanted - opened.keys()
         if not missing:
             return opened
@@ -56,12 +59,14 @@ class Chain:
     def read_rows(self, connection: object, pairs: Iterable[Pair]) -> ChainRows:
         """Links up to the roots or to what is cached, and the roots' wraps."""
         links = load_links(connection, pairs)  # type: ignore[arg-type]
-        roots = [link.id for link in links.values() if link.parent is None and self._cache.get(link.pair) is None]
-        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots))  # type: ignore[arg-type]
+        cached = self._cached(links)
+        roots = [link.id for link in links.values() if link.parent is None and link.pair not in cached]
+        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots), cached)  # type: ignore[arg-type]
 
     def open_rows(self, environment: UUID, rows: ChainRows, wanted: Iterable[Pair]) -> OpenedVersions:
         """Open from rows that were read before: no database is touched while a KMS is waited for."""
-        opened = self._cached(rows.links)
+        known = {**self._cached(rows.links), **rows.cached}
+        opened: OpenedVersions = {**known}
         roots = [link for link in rows.links.values() if link.parent is None and link.pair not in opened]
         if roots:
             opened |= self._loop.run(self._open_roots(environment, roots, rows))
@@ -69,7 +74,7 @@ class Chain:
             if link.pair not in opened:
                 opened[link.pair] = _open_link(environment, link, rows, opened)
         for pair, material in opened.items():
-            if isinstance(material, bytes) and self._cache.get(pair) is None:
+            if isinstance(material, bytes) and pair not in known:  # R8: nothing known is given a second life
                 self._cache.put(pair, material)
         missing = WrapRefused(reason=WrapReason.PARENT_MISSING)
         return {pair: opened.get(pair, missing) for pair in wanted}
@@ -107,7 +112,7 @@ class Chain:
         )
         return {link.pair: material for link, material in zip(roots, materials, strict=True)}
 
-    def _cached(self, pairs: Iterable[Pair]) -> OpenedVersions:
+    def _cached(self, pairs: Iterable[Pair]) -> dict[Pair, bytes]:
         found = ((pair, self._cache.get(pair)) for pair in pairs)
         return {pair: material for pair, material in found if material is not None}
 
