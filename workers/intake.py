@@ -9,7 +9,7 @@ from schemas.errors import EventRejected, KeyrepackError
 from schemas.events import Event, MainKeyReplaced, read_data, read_event
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
-from workers.errors import AlreadyInForce, NotFound, Permanent
+from workers.errors import AlreadyInForce, LostRace, NotFound, Permanent
 from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.services import Services
@@ -20,6 +20,10 @@ from workers.store.outbox import tell
 from workers.store.repacks import Repack
 
 HANDLED, REJECTED = "handled", "rejected"
+
+
+class _HandledMeanwhile(LostRace):
+    """Another worker gave the event its effect."""
 
 
 def take_event(database: Database, body: bytes) -> int | None:
@@ -54,6 +58,8 @@ def handle_event(services: Services, inbox_id: int) -> None:
     try:
         repack = start_repack(services, _request(services, event), settle=_settle(inbox_id))
         log.info("event.handled", event_id=event.id, repack=str(repack.repack_id))
+    except _HandledMeanwhile:
+        log.info("event.repeated", event_id=event.id)
     except AlreadyInForce as error:
         _close(services, inbox_id, HANDLED, {"code": error.code, "why": error.why})
     except Permanent as error:
@@ -72,6 +78,10 @@ def _request(services: Services, event: Event) -> Request:
 
 def _settle(inbox_id: int) -> Callable[[Connection, Repack], None]:
     def settle(connection: Connection, repack: Repack) -> None:
+        # R2: one who took the event up earlier may have done all of it, and others more, while this one was probing.
+        received = inbox.find_received(connection, inbox_id, lock=True)
+        if received is None or received.state != "received":
+            raise _HandledMeanwhile("The event has had its effect.")
         inbox.settle(connection, inbox_id, state=HANDLED, outcome={"repack": str(repack.repack_id)})
 
     return settle
@@ -79,7 +89,9 @@ def _settle(inbox_id: int) -> Callable[[Connection, Repack], None]:
 
 def _close(services: Services, inbox_id: int, state: str, outcome: dict[str, Any]) -> None:
     with services.database.write() as connection:
-        inbox.settle(connection, inbox_id, state=state, outcome=outcome)
+        received = inbox.find_received(connection, inbox_id, lock=True)
+        if received is not None and received.state == "received":
+            inbox.settle(connection, inbox_id, state=state, outcome=outcome)
 
 
 def _refuse(services: Services, inbox_id: int, event: Event, body: bytes, error: KeyrepackError) -> None:
