@@ -225,7 +225,7 @@ def test_the_same_start_at_once(world: World) -> None:
 
 
 def test_mints_across_shards_do_not_deadlock(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shards whose keys hang from the same two parents, in opposite order, mint both without waiting in a circle."""
+    """Two shards whose keys hang from the same two parents, in opposite order, do not deadlock."""
     environment = world.environment()
     name = environment.environment_id
     one, two = world.keyring.create_wrapping_keys(name, None, 2)

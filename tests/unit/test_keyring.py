@@ -188,7 +188,7 @@ def test_a_full_version_is_rekeyed(world: World, oracle: Oracle, monkeypatch: py
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_rekeyed_while_it_is_renewed(world: World, levels: int) -> None:
-    """R6: a key that is rekeyed after a repack minted its version, and before its shard is walked, is walked all the same."""
+    """R6: a key that is rekeyed between its mint and the walk of its shard is walked all the same."""
     environment = world.environment()
     deepest = chain_of_keys(world, environment, levels, jobs=12)[-1]
     row = next(row for row in world.rows(models.wrapping_keys) if row["key_id"] == deepest)

@@ -159,9 +159,14 @@ def test_a_replayed_id_is_refused(database: Database) -> None:
 
 def test_what_rolls_back_was_never_told(database: Database) -> None:
     """R11: record and event are written in the transaction they tell of, or not at all."""
-    with pytest.raises(RuntimeError), database.write() as connection:
-        tell(connection, "repack.paused", actor="test", environment_id=uuid4())
-        raise RuntimeError
+
+    def tell_and_fail() -> None:
+        with database.write() as connection:
+            tell(connection, "repack.paused", actor="test", environment_id=uuid4())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        tell_and_fail()
     with database.read() as connection:
         assert verify_chain(connection).records == 0
         assert not connection.execute(models.outbox.select()).all()
