@@ -24,6 +24,7 @@ EXAMPLES: list[KeyrepackError] = [
     errors.WrapRefused(reason=errors.WrapReason.DOES_NOT_OPEN, key=ID),
     errors.WrapRefused(reason=errors.WrapReason.MALFORMED),
     errors.ProbeFailed([GOOD, BAD]),
+    errors.ProbeUnanswered([GOOD, BAD]),
     errors.RepackConflict(environment=ID, repack=ID, state="moving"),
     errors.AlreadyInForce(main_key="managed:"),
     errors.NotFound("environment", ID),
