@@ -56,6 +56,17 @@ def test_watching_ends_with_status_3_while_the_repack_goes_on(moving: Keyrepack)
     assert answer.document["state"] == "moving"
 
 
+def test_watching_ends_with_status_3_at_ctrl_c(moving: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repack goes on; only the watching ends, without an error."""
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workers.cli.watching.time.sleep", interrupt)
+    answer = moving("repack", "watch", "acme/production")
+    assert (answer.status, answer.err) == (3, "")
+
+
 def test_watching_an_ended_repack_is_done_at_once(moving: Keyrepack) -> None:
     """Plain lines where there is no terminal, and status 0."""
     moving.work()
