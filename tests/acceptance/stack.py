@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from producers.publisher import KombuPublisher
 from producers.topology import EVENTS, WORK_QUEUES
@@ -224,7 +224,7 @@ class Stack:
     def catch(self, environment: Environment, *, between_transactions: bool = False) -> str:
         """Stop a worker (SIGSTOP) at a moment at which it holds a lease, some batches into a stage; its name.
 
-        `between_transactions`: and at which it keeps no other process from writing (SQLite has one writer).
+        `between_transactions`: and at which it is in no transaction: what that holds, nobody else gets until it ends.
         """
 
         def look() -> str | None:
@@ -246,10 +246,17 @@ class Stack:
         return None
 
     def _is_write_locked(self) -> bool:
-        path = self.services.database.engine.url.database
-        if self.services.database.dialect != "sqlite" or path is None:
-            return False
-        with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        """Whether some other process is in a transaction that may hold what others need."""
+        database = self.services.database
+        if database.dialect == "postgresql":
+            mine = "datname = current_database() and pid <> pg_backend_pid() and state = 'idle in transaction'"
+            with database.read() as connection:
+                return bool(
+                    connection.execute(text(f"select count(*) from pg_stat_activity where {mine}")).scalar_one()
+                )
+        with contextlib.closing(
+            sqlite3.connect(str(database.engine.url.database), timeout=0, isolation_level=None)
+        ) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:

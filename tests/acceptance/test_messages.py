@@ -172,15 +172,22 @@ def test_bytes_that_are_no_message_do_no_harm(stack: Stack, queue: str) -> None:
     with stack.client() as client:
         client.lpush(queue, *bodies)
 
-    def taken() -> bool:
+    def supervised() -> int:
         for name in WORKERS:
             stack.start_worker(name)  # as a supervisor would
-        return stack.queued() == 0
+        return stack.queued()
 
-    stack.wait_for(taken, PATIENCE, "they were taken")
+    stack.wait_for(lambda: supervised() == 0, PATIENCE, "they were taken")
     seeded = stack.seed(data=200)
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
-    stack.check_deep(seeded, stack.ended(seeded.environment))
+
+    def done() -> bool:
+        supervised()
+        repack = stack.repack(seeded.environment)
+        return repack is not None and not repack.is_open
+
+    stack.wait_for(done, PATIENCE, "the event behind them had its effect")
+    stack.check_deep(seeded, stack.ended(seeded.environment), takeovers=len(WORKERS))
 
 
 @ON_POSTGRESQL
