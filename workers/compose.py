@@ -8,9 +8,12 @@ import threading
 import time
 from uuid import uuid4
 
+from redis import Redis
+
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.epochs import Bell, Epochs, QuietBell, RedisBell
 from workers.kms.aws import AwsKms
 from workers.kms.managed import ManagedKms
 from workers.kms.memory import MemoryKms
@@ -28,13 +31,19 @@ _built: dict[int, Services] = {}
 
 
 def build_services(
-    settings: Settings, *, wake: Waker | None = None, providers: list[KmsProvider] | None = None
+    settings: Settings,
+    *,
+    wake: Waker | None = None,
+    bell: Bell | None = None,
+    providers: list[KmsProvider] | None = None,
 ) -> Services:
-    """A process's services. `close` them when done."""
+    """A process's services. `close` them when done. Without a `bell` no thread watches for locks: readers ask."""
     database = Database(settings.database_url.get_secret_value())
     kms = KmsRegistry(providers if providers is not None else _providers(settings))
     loop = Loop()
     cache: PlaintextCache[Pair] = PlaintextCache(ttl=settings.cache_ttl, size=settings.cache_size, clock=time.monotonic)
+    epochs = Epochs(database, bell, time.monotonic)
+    epochs.keep_honest(cache)
     return Services(
         settings=settings,
         database=database,
@@ -42,7 +51,8 @@ def build_services(
         kms=kms,
         loop=loop,
         cache=cache,
-        chain=Chain(database, kms, loop, cache),
+        epochs=epochs,
+        chain=Chain(database, kms, loop, cache, epochs),
         wake=wake or Silence(),
         owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
     )
@@ -54,8 +64,16 @@ def process_services(settings: Settings, wake: Waker) -> Services:
         pid = os.getpid()
         if pid not in _built:
             # A parent's services stay in the dictionary: letting go of them here would close its connections.
-            _built[pid] = build_services(settings, wake=wake)
+            _built[pid] = build_services(settings, wake=wake, bell=broker_bell(settings))
         return _built[pid]
+
+
+def broker_bell(settings: Settings) -> Bell:
+    """The bell that the configured broker offers: Redis' pub/sub, or none but the database's tick."""
+    url = settings.broker_url.get_secret_value()
+    if not url.startswith(("redis://", "rediss://")):
+        return QuietBell()
+    return RedisBell(Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2))
 
 
 def _providers(settings: Settings) -> list[KmsProvider]:

@@ -18,6 +18,7 @@ from workers.certificate import make_certificate
 from workers.errors import (
     AlreadyInForce,
     AnotherStarted,
+    EnvironmentLocked,
     KmsRefused,
     KmsUnreachable,
     LeaseLost,
@@ -25,6 +26,7 @@ from workers.errors import (
     ProbeFailed,
     RepackConflict,
 )
+from workers.locking import suspect
 from workers.logs import log
 from workers.moves import MoveWalk
 from workers.plans import next_stage, plan_move, plan_stage
@@ -108,6 +110,7 @@ def start_repack(services: Services, request: Request, *, settle: Settle = _sett
 
 
 def _start(services: Services, request: Request, settle: Settle) -> Repack:
+    _refuse_locked(services, request.environment)
     source, target = _ends(services, request)
     found = _same_or_conflict(services, request, target)
     if found is not None:
@@ -130,6 +133,13 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     services.wake.repack(repack.id, times=len(ranges) or 1)
     services.wake.outbox()
     return repack
+
+
+def _refuse_locked(services: Services, environment: Environment) -> None:
+    with services.database.read() as connection:
+        current = get_environment(connection, environment.id)
+    if current.lock_cause is not None:
+        raise EnvironmentLocked(environment=current.environment_id, cause=current.lock_cause)
 
 
 def _ends(services: Services, request: Request) -> tuple[TopVersion, MainKeyUri]:
@@ -204,6 +214,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
     """
     with services.database.read() as connection:
         repack = get_repack(connection, repack_id)
+        environment = get_environment(connection, repack.environment)
     if repack.state == RepackState.BLOCKED:
         repack = look_again(services, repack)
     deadline = services.clock() + services.settings.slice_seconds
@@ -219,6 +230,11 @@ def walk_slice(services: Services, repack_id: int) -> bool:
                 walk_shard(Run(services=services, repack=repack, environment=environment), shard, deadline)
     except (KmsRefused, KmsUnreachable) as error:
         block(services, repack, error)
+        if isinstance(error, KmsRefused):
+            suspect(services, environment, error)
+        return False
+    except EnvironmentLocked as error:
+        log.info("slice.found_lock", repack=str(repack.repack_id), cause=error.cause)
         return False
     except LostRace as error:
         log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))

@@ -31,6 +31,8 @@ class Environment:
     name: str
     epoch: int
     lock_cause: str | None
+    lock_detail: str | None
+    locked_at: float | None
     created_at: float
 
     def __str__(self) -> str:
@@ -99,6 +101,32 @@ def share_environment(connection: Connection, key: int) -> Environment:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock_shared(_LOCKS, key & 0x7FFFFFFF)))
     return get_environment(connection, key)
+
+
+def read_epochs(connection: Connection, ids: list[UUID]) -> list[tuple[UUID, int, str | None]]:
+    """(outer id, epoch, lock cause) of these environments."""
+    columns = environments.c
+    query = select(columns.environment_id, columns.epoch, columns.lock_cause).where(columns.environment_id.in_(ids))
+    return [(row.environment_id, row.epoch, row.lock_cause) for row in connection.execute(query)]
+
+
+def set_lock(connection: Connection, key: int, *, cause: str | None, detail: str | None) -> int:
+    """Lock an environment with a cause, or unlock it with None; hold its lock first. Returns its new epoch (R8)."""
+    columns = environments.c
+    locked_at = None if cause is None else db_now()
+    statement = (
+        update(environments)
+        .where(columns.id == key)
+        .values(lock_cause=cause, lock_detail=detail, locked_at=locked_at, epoch=columns.epoch + 1)
+        .returning(columns.epoch)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def workspace_environments(connection: Connection, workspace: str) -> list[Environment]:
+    """All environments of a workspace."""
+    query = _ENVIRONMENT.where(environments.c.workspace == workspace).order_by(environments.c.id)
+    return [Environment(**row) for row in connection.execute(query).mappings()]
 
 
 def list_environments(connection: Connection) -> list[Environment]:
@@ -171,5 +199,15 @@ def count_keys(connection: Connection, environment: int) -> dict[str, dict[int, 
     return counts
 
 
-_COLUMNS = ("id", "environment_id", "workspace", "name", "epoch", "lock_cause", "created_at")
+_COLUMNS = (
+    "id",
+    "environment_id",
+    "workspace",
+    "name",
+    "epoch",
+    "lock_cause",
+    "lock_detail",
+    "locked_at",
+    "created_at",
+)
 _ENVIRONMENT = select(*(environments.c[name] for name in _COLUMNS))

@@ -50,6 +50,7 @@ environments = Table(
     Column("name", Text, nullable=False),
     Column("epoch", Integer, nullable=False, server_default="0"),  # goes up when plaintext must be dropped (R8)
     Column("lock_cause", Text),  # not null: locked
+    Column("lock_detail", Text),
     Column("locked_at", Float),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("workspace", "name"),
