@@ -11,6 +11,7 @@ KeyrepackError
 │   ├── ProbeFailed           a new main key is unusable (R7): `findings`
 │   ├── RepackConflict        another repack of this environment is open
 │   ├── AlreadyInForce        the main key asked for is the one in force
+│   ├── ReplacedTooSoon       a main key is replaced at most once in 24 hours
 │   ├── UploadRefused         uploaded key material is not what it must be (`fault`)
 │   ├── UploadParamsSpent     the public key it was wrapped for is used, expired or given up
 │   ├── NotFound              no such environment, repack or key
@@ -28,6 +29,7 @@ KeyrepackError
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -229,6 +231,20 @@ class UploadParamsSpent(Permanent):
     def __init__(self, *, params: UUID, why: str) -> None:
         super().__init__(f"Upload parameters {params} take no key.", why, "Ask for new ones and wrap the key again.")
         self.params = params
+
+
+class ReplacedTooSoon(Permanent):
+    """A main key is replaced at most once in an interval; nothing was changed."""
+
+    code = "replaced_too_soon"
+
+    def __init__(self, *, environment: UUID, next_at: datetime) -> None:
+        super().__init__(
+            "The replacement was refused; nothing was changed.",
+            f"The main key of environment {environment} was replaced a short while ago.",
+            f"It can be replaced again from {next_at:%Y-%m-%d %H:%M:%S} UTC; an operator may override with a reason.",
+        )
+        self.environment, self.next_at = environment, next_at
 
 
 class NotFound(Permanent):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from schemas.keys import MainKeyUri, TopState
 from schemas.states import Mode, RepackState, Stage
+from workers.admission import MANAGED, require_interval, require_unlocked
 from workers.certificate import make_certificate
 from workers.errors import (
     AlreadyInForce,
@@ -79,6 +80,7 @@ class Request:
     target: MainKeyUri | None
     mode: Mode
     actor: str
+    override: str | None = None  # why the replacement interval does not hold this once
 
 
 Settle = Callable[[Connection, Repack], None]
@@ -110,7 +112,6 @@ def start_repack(services: Services, request: Request, *, settle: Settle = _sett
 
 
 def _start(services: Services, request: Request, settle: Settle) -> Repack:
-    _refuse_locked(services, request.environment)
     source, target = _ends(services, request)
     found = _same_or_conflict(services, request, target)
     if found is not None:
@@ -127,7 +128,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
         check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
         ranges = plan_move(connection, request.environment)
     with services.database.write() as connection:
-        repack = _create(connection, request, source, target, probe, ranges)
+        repack = _create(connection, services, request, source, target, probe, ranges)
         settle(connection, repack)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
     services.wake.repack(repack.id, times=len(ranges) or 1)
@@ -135,16 +136,10 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     return repack
 
 
-def _refuse_locked(services: Services, environment: Environment) -> None:
-    with services.database.read() as connection:
-        current = get_environment(connection, environment.id)
-    if current.lock_cause is not None:
-        raise EnvironmentLocked(environment=current.environment_id, cause=current.lock_cause)
-
-
 def _ends(services: Services, request: Request) -> tuple[TopVersion, MainKeyUri]:
     """The top version in force, and the main key to move to."""
     with services.database.read() as connection:
+        require_unlocked(connection, request.environment)
         source = live_tops(connection, request.environment.id)[0]
     return source, request.target or MainKeyUri.parse(source.main_key)
 
@@ -161,9 +156,25 @@ def _same_or_conflict(services: Services, request: Request, target: MainKeyUri) 
 
 
 def _create(
-    connection: Connection, request: Request, source: TopVersion, target: MainKeyUri, probe: Probe, ranges: list[Range]
+    connection: Connection,
+    services: Services,
+    request: Request,
+    source: TopVersion,
+    target: MainKeyUri,
+    probe: Probe,
+    ranges: list[Range],
 ) -> Repack:
     environment = lock_environment(connection, request.environment.id)
+    require_unlocked(connection, environment)
+    require_interval(
+        connection,
+        environment,
+        source,
+        target,
+        interval=services.settings.replacement_interval,
+        actor=request.actor,
+        override=request.override,
+    )
     if live_tops(connection, environment.id)[0] != source:
         raise AnotherStarted  # and ended, between our look and our lock
     version = last_top_version(connection, environment.id) + 1
@@ -320,7 +331,7 @@ def advance(services: Services, repack: Repack) -> bool:
         moved_on = (current.state, current.stage, current.level) != (repack.state, repack.stage, repack.level)
         if moved_on or unfinished or environment.lock_cause:
             return unfinished == 0 and current.is_running and not environment.lock_cause
-        if current.stage == Stage.MOVE and not _close_move(connection, current, environment):
+        if current.stage == Stage.MOVE and not _close_move(connection, services, current, environment):
             return True  # roots were created meanwhile: they have shards of their own now
         if following is None:
             _finish(connection, services, current)
@@ -350,7 +361,7 @@ def _enter(
     set_columns(connection, repack, stage=stage, level=level)
 
 
-def _close_move(connection: Connection, repack: Repack, environment: Environment) -> bool:
+def _close_move(connection: Connection, services: Services, repack: Repack, environment: Environment) -> bool:
     """Drop the old wraps once no root needs them (R1). Writers are shut out by the environment's lock.
 
     A quarantined root keeps the move open, and the old main key in force beside the new one. False: there are roots
@@ -363,7 +374,7 @@ def _close_move(connection: Connection, repack: Repack, environment: Environment
     if missing:
         return True
     older = [top.version for top in live_tops(connection, environment.id) if top.version < repack.to_top]
-    certificate = make_certificate(connection, repack, environment)
+    certificate = make_certificate(connection, repack, environment, backup_retention=services.settings.backup_retention)
     drop_root_wraps(connection, environment.id, older)
     for version in older:
         set_top_state(connection, environment.id, version, TopState.RETIRED)
@@ -376,6 +387,16 @@ def _close_move(connection: Connection, repack: Repack, environment: Environment
         repack_id=repack.repack_id,
         facts={"certificate": certificate},
     )
+    if repack.source_key == MANAGED != repack.target_key:
+        facts = {"main_key": repack.target_key}
+        tell(
+            connection,
+            "main_key.adopted",
+            actor=repack.actor,
+            environment_id=environment.environment_id,
+            repack_id=repack.repack_id,
+            facts=facts,
+        )
     return True
 
 

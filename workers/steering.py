@@ -48,6 +48,10 @@ def resume(services: Services, repack: Repack, *, actor: str, reason: str = "") 
     def write(connection: Connection, current: Repack) -> Repack:
         if current.is_running:
             return current
+        if not current.is_open:  # back to its stage leads a retry as well, from its end: that is another act
+            raise IllegalMove(
+                action="resumed", state=current.state.value, allowed=["retried"] if _is_held(current) else []
+            )
         environment = get_environment(connection, current.environment)
         if environment.lock_cause is not None:
             raise EnvironmentLocked(environment=environment.environment_id, cause=environment.lock_cause)
@@ -201,10 +205,15 @@ def _first_failure(services: Services, repack: Repack) -> Finding | None:
     """What is still wrong with the main keys that a repack needs now."""
     with services.database.read() as connection:
         environment = get_environment(connection, repack.environment)
-    needed = repack.source_key if repack.stage == Stage.MOVE else repack.target_key
+    # R1: a quarantined root keeps the move open into the renewal, and new roots are wrapped under both.
+    needed = repack.source_key if repack.move_closed_at is None else repack.target_key
     source = TopVersion(version=0, main_key=needed, generation=None, state=TopState.ACTIVE)
     probe = probe_replacement(services, environment, source, MainKeyUri.parse(repack.target_key))
     return next((finding for finding in probe.findings if not finding.ok), None)
+
+
+def _is_held(repack: Repack) -> bool:
+    return repack.state == RepackState.FINISHED_WITH_QUARANTINE
 
 
 def _steer(services: Services, repack: Repack, write: Callable[[Connection, Repack], Repack]) -> Repack:

@@ -27,6 +27,7 @@ inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(inner.pid, flush=True)
 time.sleep({seconds})
 """
+ASKED = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
 RECORDER = """
 import signal, sys, time
 def stop(number, frame):
@@ -119,8 +120,7 @@ def test_what_a_dead_child_left_is_ended(supervisor: Supervisor) -> None:
 
 def test_other_signals_go_to_the_leader_alone(supervisor: Supervisor) -> None:
     """SIGTERM is for the leader, who knows what to tell its own children (Celery's warm shutdown)."""
-    code = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
-    supervisor.start(child("a", code + PARENT.format(seconds=600), stop_seconds=0.2))
+    supervisor.start(child("a", ASKED + PARENT.format(seconds=600), stop_seconds=0.2))
     poll(is_up(supervisor, "a"), 10, "the grandchild is up")
     inner = int(supervisor.tail("a"))
     supervisor.kill("a", signal.SIGTERM)
@@ -204,7 +204,7 @@ with Supervisor(Path({log!r})) as supervisor:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    code = textwrap.dedent(PROGRAM).format(log=str(tmp_path), parent=PARENT.format(seconds=600), deaf=DEAF)
+    code = textwrap.dedent(PROGRAM).format(log=str(tmp_path), parent=ASKED + PARENT.format(seconds=600), deaf=DEAF)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -219,10 +219,11 @@ def pids_of(program: subprocess.Popen[str], log_dir: Path) -> list[int]:
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(program: subprocess.Popen[str], tmp_path: Path) -> None:
-    """SIGKILL of the supervisor ends its children, their children, the deaf ones, and the guard itself."""
+    """SIGKILL of the supervisor ends its children, their children, the deaf ones, and the guard; all are asked."""
     pids = pids_of(program, tmp_path)
     program.kill()
     poll(lambda: not any(lives(pid) for pid in pids), 10, "all are gone")
+    assert "asked" in (tmp_path / "first.log").read_text()
 
 
 def test_sigterm_ends_the_wait_and_a_second_signal_kills_at_once(

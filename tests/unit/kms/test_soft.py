@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.keys import MainKeyUri
 from workers.errors import WrapReason, WrapRefused
+from workers.kms.port import Opened
 from workers.kms.soft import SoftKey
 
 MATERIAL = bytes(range(32))
@@ -99,6 +100,14 @@ def test_bytes_of_another_layout_are_malformed(damage: str) -> None:
     with pytest.raises(WrapRefused) as caught:
         KEY.open(damaged, CONTEXT)
     assert caught.value.reason is WrapReason.MALFORMED
+
+
+def test_a_new_wrap_that_opens_to_something_else_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrap is opened and compared before anybody gets it (R6)."""
+    monkeypatch.setattr(SoftKey, "open", lambda *_: Opened(material=bytes(32), generation="g2"))
+    with pytest.raises(WrapRefused) as caught:
+        KEY.wrap(MATERIAL, CONTEXT, zeros)
+    assert caught.value.reason is WrapReason.WRONG_FINGERPRINT
 
 
 def test_its_repr_shows_no_secret() -> None:

@@ -34,19 +34,19 @@ def simulator(shared_simulator: SimulatorClient) -> SimulatorClient:
 @pytest.fixture(scope="session")
 def client_of(shared_simulator: SimulatorClient) -> MakeClient:
     """boto3's client of an account in a region."""
-    made: dict[tuple[str, str], Any] = {}
+    made: dict[tuple[str, str, float], Any] = {}
 
-    def client(account: str = COMPANY, region: str = REGION) -> Any:
-        if (account, region) not in made:
-            made[account, region] = boto3.client(
+    def client(account: str = COMPANY, region: str = REGION, patience: float = 30) -> Any:
+        if (account, region, patience) not in made:
+            made[account, region, patience] = boto3.client(
                 "kms",
                 endpoint_url=shared_simulator.url,
                 region_name=region,
                 aws_access_key_id=account,
                 aws_secret_access_key="none",
-                config=Config(retries={"total_max_attempts": 1}, read_timeout=1, connect_timeout=2),
+                config=Config(retries={"total_max_attempts": 1}, read_timeout=patience),
             )
-        return made[account, region]
+        return made[account, region, patience]
 
     return client
 

@@ -43,11 +43,11 @@ def test_a_dropped_connection_has_no_answer(simulator: SimulatorClient, kms: Any
         kms.describe_key(KeyId=arn)
 
 
-def test_a_hanging_call_has_no_answer(simulator: SimulatorClient, kms: Any, arn: str) -> None:
+def test_a_hanging_call_has_no_answer(simulator: SimulatorClient, kms: Any, client_of: Any, arn: str) -> None:
     """A hang is never answered, and holds nobody else up."""
     simulator.inject("hang", key=arn, count=1)
     with pytest.raises(ReadTimeoutError):
-        kms.describe_key(KeyId=arn)
+        client_of(patience=0.5).describe_key(KeyId=arn)
     kms.describe_key(KeyId=arn)
 
 
