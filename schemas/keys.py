@@ -49,7 +49,8 @@ _PATTERNS = {
         r"(?P<key>mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
     ),
     "uploaded": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
-    "openbao": re.compile(r"[A-Za-z0-9_.-]{1,64}(?:/[A-Za-z0-9_.-]{1,64})+"),
+    # No part is `.` or `..`: the name becomes a path on a server.
+    "openbao": re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9_.-]{1,64}(?:/[A-Za-z0-9_.-]{1,64})+"),
     "memory": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
 }
 
