@@ -72,6 +72,9 @@ OUTBOUND: dict[str, str] = {
     "repack.finished": "A repack has ended and nothing is stale.",
     "repack.finished_with_quarantine": "A repack has ended; some keys could not be rewrapped.",
     "key.quarantined": "Keys were set aside because they could not be rewrapped.",
+    "main_key.uploaded": "A customer uploaded a main key; nothing uses it yet.",
+    "main_key.upload_refused": "An upload was refused; nothing of it is kept.",
+    "main_key.deleted": "An uploaded main key was deleted by the customer's word, for good.",
     "main_key.rejected": "A replacement was refused before anything changed.",
 }
 """The events this system tells, by type (R11)."""

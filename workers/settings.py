@@ -104,3 +104,8 @@ class Settings(BaseSettings):
         if not is_secure or not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("give https://HOST:PORT (http only for 127.0.0.1, ::1 or localhost), and nothing else")
         return value
+
+    @property
+    def poll_tick(self) -> float:
+        """Seconds between two passes over the main keys that are due."""
+        return min(5.0, self.poll_interval / 4)

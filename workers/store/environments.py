@@ -74,7 +74,7 @@ def find_environment(connection: Connection, reference: str | UUID) -> Environme
             condition = environments.c.environment_id == UUID(str(reference))
         except ValueError as error:
             raise NotFound("environment", reference, "Name it by its id or as workspace/name.") from error
-    row = connection.execute(_ENVIRONMENT.where(condition)).mappings().first()
+    row = connection.execute(ENVIRONMENT.where(condition)).mappings().first()
     if row is None:
         raise NotFound("environment", reference, "List them with `keyrepack environment list`.")
     return Environment(**row)
@@ -82,7 +82,7 @@ def find_environment(connection: Connection, reference: str | UUID) -> Environme
 
 def get_environment(connection: Connection, key: int) -> Environment:
     """By its row."""
-    return Environment(**connection.execute(_ENVIRONMENT.where(environments.c.id == key)).mappings().one())
+    return Environment(**connection.execute(ENVIRONMENT.where(environments.c.id == key)).mappings().one())
 
 
 def lock_environment(connection: Connection, key: int) -> Environment:
@@ -123,15 +123,21 @@ def set_lock(connection: Connection, key: int, *, cause: str | None, detail: str
     return int(connection.execute(statement).scalar_one())
 
 
+def raise_epoch(connection: Connection, key: int) -> None:
+    """Make every process drop the environment's plaintext (R8); hold its lock first."""
+    columns = environments.c
+    connection.execute(update(environments).where(columns.id == key).values(epoch=columns.epoch + 1))
+
+
 def workspace_environments(connection: Connection, workspace: str) -> list[Environment]:
     """All environments of a workspace."""
-    query = _ENVIRONMENT.where(environments.c.workspace == workspace).order_by(environments.c.id)
+    query = ENVIRONMENT.where(environments.c.workspace == workspace).order_by(environments.c.id)
     return [Environment(**row) for row in connection.execute(query).mappings()]
 
 
 def list_environments(connection: Connection) -> list[Environment]:
     """All of them, by workspace and name."""
-    query = _ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)
+    query = ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)
     return [Environment(**row) for row in connection.execute(query).mappings()]
 
 
@@ -210,4 +216,4 @@ _COLUMNS = (
     "locked_at",
     "created_at",
 )
-_ENVIRONMENT = select(*(environments.c[name] for name in _COLUMNS))
+ENVIRONMENT = select(*(environments.c[name] for name in _COLUMNS))

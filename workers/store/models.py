@@ -312,3 +312,36 @@ ticks = Table(
     Column("at", Float, nullable=False),
     PrimaryKeyConstraint("job", "slot"),
 )
+
+# What is null in these two is destroyed: a database's backups may still hold it, sealed by the platform's own key.
+upload_params = Table(
+    "upload_params",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("params_id", Uid, nullable=False, unique=True),
+    Column("environment", BigId, ForeignKey("environments.id"), nullable=False),
+    Column("state", Text, nullable=False),  # ParamsState
+    Column("wrapped_key", LargeBinary),  # opens the private key; wrapped by `managed:`
+    Column("sealed_private_key", LargeBinary),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Index(
+        "ix_upload_params_open",
+        "expires_at",
+        sqlite_where=text("state = 'open'"),
+        postgresql_where=text("state = 'open'"),
+    ),
+)
+
+uploaded_keys = Table(
+    "uploaded_keys",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("key_id", Uid, nullable=False, unique=True),
+    Column("environment", BigId, ForeignKey("environments.id"), nullable=False),
+    Column("sealed", LargeBinary),  # wrapped by `managed:`; null: deleted
+    Column("created_at", Float, nullable=False),
+    Column("deleted_at", Float),
+)
