@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
+from producers.signing import sign
 from producers.topology import EXCHANGE, events_queue
+from schemas.aws_events import read_message
 from schemas.errors import KeyrepackError
-from schemas.events import CONTENT_TYPE, read_event
+from schemas.events import CONTENT_TYPE
 
 PUBLISH_TIMEOUT = 5.0
 """Seconds to wait for a broker; kombu's and redis' own default is for ever."""
@@ -40,8 +42,8 @@ class BrokerAway(KeyrepackError):
 class Publisher(Protocol):
     """Says that something happened. Returns once the broker has taken the message."""
 
-    def publish(self, body: bytes, *, routing_key: str) -> None:
-        """Publish one event (JSON bytes). Raises BrokerAway."""
+    def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
+        """Publish one event (JSON bytes) with message headers. Raises BrokerAway."""
 
 
 class KombuPublisher:
@@ -52,11 +54,11 @@ class KombuPublisher:
             url, transport_options={**TRANSPORT_OPTIONS, "confirm_publish": True}, connect_timeout=PUBLISH_TIMEOUT
         )
 
-    def publish(self, body: bytes, *, routing_key: str) -> None:
+    def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """See Publisher.publish."""
-        self.publish_all([(body, routing_key)])
+        self.publish_all([(body, routing_key)], headers=headers)
 
-    def publish_all(self, events: Iterable[tuple[bytes, str]]) -> None:
+    def publish_all(self, events: Iterable[tuple[bytes, str]], *, headers: Mapping[str, str] | None = None) -> None:
         """Publish many over one channel."""
         try:
             producer = Producer(self._connection.default_channel, exchange=EXCHANGE, auto_declare=True)
@@ -65,7 +67,7 @@ class KombuPublisher:
                 producer.publish(
                     body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8", delivery_mode=2,
                     retry=True, retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
-                    timeout=PUBLISH_TIMEOUT,
+                    timeout=PUBLISH_TIMEOUT, headers=dict(headers or {}),
                 )  # fmt: skip
         except (OperationalError, OSError, *self._connection.connection_errors) as error:
             self._connection.close()
@@ -81,10 +83,12 @@ class MemoryPublisher:
 
     def __init__(self) -> None:
         self.published: list[tuple[bytes, str]] = []
+        self.headers: list[dict[str, str]] = []
 
-    def publish(self, body: bytes, *, routing_key: str) -> None:
+    def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """See Publisher.publish."""
         self.published.append((body, routing_key))
+        self.headers.append(dict(headers or {}))
 
     def publish_all(self, events: Iterable[tuple[bytes, str]]) -> None:
         """Publish many."""
@@ -94,6 +98,11 @@ class MemoryPublisher:
         """Nothing to let go of."""
 
 
-def publish_event(publisher: Publisher, body: bytes) -> None:
-    """Publish an inbound event under its own type. Raises EventRejected (it is no event), BrokerAway."""
-    publisher.publish(body, routing_key=read_event(body).type)
+def publish_event(publisher: Publisher, body: bytes, *, signing_key: str | Sequence[str] | None = None) -> None:
+    """Publish an inbound event under its own type, signed if a key (`whsk_…`) is given, or several.
+
+    Raises EventRejected (it is no event), MalformedKey, BrokerAway.
+    """
+    event = read_message(body)
+    headers = sign(event.id, body, signing_key) if signing_key else None
+    publisher.publish(body, routing_key=event.type, headers=headers)

@@ -313,6 +313,24 @@ ticks = Table(
     PrimaryKeyConstraint("job", "slot"),
 )
 
+Index("ix_top_versions_main_key", top_versions.c.main_key, top_versions.c.state, top_versions.c.environment)
+"""Which environments a main key is in force in: asked at every look at it."""
+
+main_keys = Table(
+    "main_keys",
+    metadata,
+    Column("uri", Text, primary_key=True),
+    Column("generation", Text),  # as last seen; null: its KMS hides it, or it has never answered
+    Column("cause", Text),  # why it cannot be used, or gave no answer (Cause); null: it works
+    Column("detail", Text),
+    Column("since", Float),  # how long it has been so
+    Column("last_looked_at", Float),
+    Column("last_answered_at", Float),
+    Column("next_look_at", Float, nullable=False),
+    Column("interval", Float, nullable=False),  # seconds to the look after that
+    Index("ix_main_keys_due", "next_look_at"),
+)
+
 # What is null in these two is destroyed: a database's backups may still hold it, sealed by the platform's own key.
 upload_params = Table(
     "upload_params",
