@@ -37,7 +37,7 @@ _OTHER_CONTEXT = {"keyrepack:proof": "another context"}
 
 
 class OpenBaoKms:
-    """Opens `openbao:` main keys. `calls` counts requests by operation, repeated ones included."""
+    """Opens `openbao:` main keys. `calls` counts requests by operation; a read that aiohttp repeats counts once."""
 
     scheme = "openbao"
     is_remote = True
