@@ -31,6 +31,8 @@ EXAMPLES: list[KeyrepackError] = [
     errors.HierarchyBroken(fault="These keys hang from themselves", keys=[ID]),
     errors.EnvironmentLocked(environment=ID, cause="revoked"),
     errors.NotConfigured("The managed key is closed.", "No file is named.", "Set KEYREPACK_MANAGED_KEY_FILE."),
+    *(errors.UploadRefused(params=ID, fault=fault, why="It has 3 bytes.") for fault in errors.UploadFault),
+    errors.UploadParamsSpent(params=ID, why="They held for 24 hours."),
     errors.LeaseLost(shard=7, why="Its lease ran out."),
     errors.VersionGone(key=ID, version=3),
     errors.TopChanged(environment=ID),
