@@ -74,7 +74,8 @@ def _translated(value: dict[str, Any]) -> Event:
         raise EventRejected("malformed_event", f"As an event of AWS: {first_error(error)}") from error
     if envelope.source != AWS_SOURCE:
         raise EventRejected("unknown_type", f"It is an event of AWS, and not of {AWS_SOURCE}.")
-    data = {"main_key": str(_main_key(envelope)), "said": _said(envelope)}
+    said = _said(envelope)
+    data = {"main_key": str(_main_key(envelope)), "said": said}
     return Event(id=envelope.id, source=AWS_SOURCE, type="main_key.changed", data=data)
 
 
@@ -86,7 +87,7 @@ def _said(envelope: _Envelope) -> str:
     known = API_CALLS if envelope.detail_type == CLOUDTRAIL else KMS_EVENTS
     if said not in known:
         raise EventRejected(
-            "unknown_type", f"It is none of the events of AWS that are looked into ({', '.join(known)})."
+            "unknown_type", f"It is none of the events of AWS that are looked into ({', '.join(sorted(known))})."
         )
     return said
 

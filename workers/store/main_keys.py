@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, distinct, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schemas.keys import TopState
@@ -59,7 +59,7 @@ def next_look(uri: str, now: float, interval: float) -> float:
 def register(connection: Connection, *, interval: float, limit: int = REGISTERED_AT_ONCE) -> int:
     """Take up to `limit` main keys that came into use since the last time. Returns how many there were."""
     known = exists().where(main_keys.c.uri == top_versions.c.main_key)
-    query = select(distinct(top_versions.c.main_key)).where(top_versions.c.state.in_(LIVE), ~known).limit(limit)
+    query = select(top_versions.c.main_key).distinct().where(top_versions.c.state.in_(LIVE), ~known).limit(limit)
     found = list(connection.execute(query).scalars())
     if found:
         now = read_clock(connection)
@@ -150,7 +150,7 @@ def list_main_keys(connection: Connection, *, after: str = "", limit: int = 1000
 
 def workspaces_of(connection: Connection, uri: str) -> set[str]:
     """The workspaces in which a main key is in use."""
-    query = select(distinct(environments.c.workspace)).select_from(_IN_USE)
+    query = select(environments.c.workspace).distinct().select_from(_IN_USE)
     return set(connection.execute(query.where(*_live(uri))).scalars())
 
 

@@ -81,6 +81,34 @@ def test_a_rotation_is_read() -> None:
     assert read(ROTATED) == MainKeyRotated(environment=ENVIRONMENT)
 
 
+SCOPES = st.fixed_dictionaries(
+    {}, optional={"environment": st.just(str(ENVIRONMENT)), "workspace": st.just("acme"), "reason": st.just("we left")}
+)
+
+
+@pytest.mark.parametrize("kind", ["main_key.revoked", "main_key.restored"])
+@given(data=SCOPES)
+def test_a_revocation_names_exactly_one_scope(kind: str, data: dict[str, str]) -> None:
+    """Revoked and restored name an environment or a workspace; neither and both are malformed."""
+    one = len(data.keys() & {"environment", "workspace"}) == 1
+    assert (code_of(ROTATED | {"type": kind, "data": data}) == "read") == one
+
+
+@pytest.mark.parametrize("field", ["workspace", "reason"])
+@pytest.mark.parametrize("text", ["", "x" * 257, "a\x00b"])
+def test_a_revocations_text_is_bounded(field: str, text: str) -> None:
+    """A workspace and a reason are 1 to 256 characters without a NUL."""
+    data = {"reason": "r", "workspace": "acme"} | {field: text}
+    assert code_of(ROTATED | {"type": "main_key.revoked", "data": data}) == "malformed_data"
+
+
+def test_the_schema_says_that_one_scope_is_named() -> None:
+    """The contract that other services read demands exactly one of environment and workspace."""
+    for kind in ("main_key.revoked", "main_key.restored"):
+        data = json_schema()["inbound"][kind]["properties"]["data"]
+        assert data["oneOf"] == [{"required": ["environment"]}, {"required": ["workspace"]}]
+
+
 @pytest.mark.parametrize("event", [ROTATED, REPLACED], ids=["rotated", "replaced"])
 def test_unknown_fields_are_tolerated(event: dict[str, Any]) -> None:
     """A producer may add fields, in the envelope and in the data: they change nothing."""
