@@ -12,7 +12,7 @@ from producers.signing import sign
 from producers.topology import EXCHANGE, events_queue
 from schemas.aws_events import read_message
 from schemas.errors import KeyrepackError
-from schemas.events import CONTENT_TYPE
+from schemas.events import CONTENT_TYPE, INBOUND, read_data
 
 PUBLISH_TIMEOUT = 5.0
 """Seconds to wait for a broker; kombu's and redis' own default is for ever."""
@@ -28,6 +28,16 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "interval_max": 1,
 }
 """For every connection to the broker: nothing waits for ever."""
+
+
+PUBLISHER_OPTIONS: dict[str, Any] = {
+    **TRANSPORT_OPTIONS,
+    "socket_timeout": PUBLISH_TIMEOUT,
+    "retry_on_timeout": False,  # each retry waits as long again, and the one who publishes waits with it
+    "max_retries": 1,
+    "confirm_publish": True,
+}
+"""For one who publishes and wants to know: a broker that accepts and never answers is told within seconds."""
 
 
 class BrokerAway(KeyrepackError):
@@ -50,28 +60,35 @@ class KombuPublisher:
     """Publishes through any broker kombu speaks; confirmed where the broker can (RabbitMQ)."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Connection(
-            url, transport_options={**TRANSPORT_OPTIONS, "confirm_publish": True}, connect_timeout=PUBLISH_TIMEOUT
-        )
+        self._connection = Connection(url, transport_options=PUBLISHER_OPTIONS, connect_timeout=PUBLISH_TIMEOUT)
 
     def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """See Publisher.publish."""
         self.publish_all([(body, routing_key)], headers=headers)
 
     def publish_all(self, events: Iterable[tuple[bytes, str]], *, headers: Mapping[str, str] | None = None) -> None:
-        """Publish many over one channel."""
+        """Publish many over one channel.
+
+        Over a connection of its own: kombu remembers what it has declared for as long as a connection lives, and a
+        Redis that was flushed meanwhile would drop what is routed to a queue that it has forgotten.
+        """
         try:
-            producer = Producer(self._connection.default_channel, exchange=EXCHANGE, auto_declare=True)
-            events_queue()(self._connection.default_channel).declare()
-            for body, routing_key in events:
-                producer.publish(
-                    body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8", delivery_mode=2,
-                    retry=True, retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
-                    timeout=PUBLISH_TIMEOUT, headers=dict(headers or {}),
-                )  # fmt: skip
+            with self._connection.clone() as connection:
+                channel = connection.default_channel
+                producer = Producer(channel, exchange=EXCHANGE, auto_declare=True)
+                events_queue()(channel).declare()
+                for body, routing_key in events:
+                    producer.publish(
+                        body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8",
+                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, retry=True, headers=dict(headers or {}),
+                        retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
+                    )  # fmt: skip
         except (OperationalError, OSError, *self._connection.connection_errors) as error:
-            self._connection.close()
             raise BrokerAway(f"{type(error).__name__} while publishing.") from error
+
+    def declare(self) -> None:
+        """Make the exchange and the queue of inbound events, where the broker has them not, or no more."""
+        self.publish_all([])
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -94,6 +111,9 @@ class MemoryPublisher:
         """Publish many."""
         self.published += events
 
+    def declare(self) -> None:
+        """Nothing to make."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -104,5 +124,7 @@ def publish_event(publisher: Publisher, body: bytes, *, signing_key: str | Seque
     Raises EventRejected (it is no event), MalformedKey, BrokerAway.
     """
     event = read_message(body)
+    if event.type not in INBOUND:
+        read_data(event)  # a type that no queue is bound to would be dropped without a word; this says what there is
     headers = sign(event.id, body, signing_key) if signing_key else None
     publisher.publish(body, routing_key=event.type, headers=headers)

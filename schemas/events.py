@@ -26,8 +26,10 @@ CONTENT_TYPE = "application/cloudevents+json"
 SOURCE = "keyrepack"
 VERSION = 1
 
-Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
-"""No NUL in it: no text column of a database could hold one."""
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+"""No control characters: a database's text cannot hold a NUL, and a terminal should not act on an event."""
+
+Text = Annotated[str, Field(min_length=1, max_length=256, pattern=PRINTABLE)]
 
 
 class _Data(BaseModel):

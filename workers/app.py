@@ -34,7 +34,8 @@ class CeleryWaker:
     def repack(self, repack: int, *, times: int = 1) -> None:
         """See Waker.repack."""
         for _ in range(min(times, 8)):
-            self._send(WALK, REPACKS, repack)
+            if not self._send(WALK, REPACKS, repack):
+                return  # each of the others would wait for the broker as long again
 
     def event(self, inbox_id: int) -> None:
         """See Waker.event."""
@@ -44,11 +45,14 @@ class CeleryWaker:
         """See Waker.outbox."""
         self._send(PUBLISH_OUTBOX, HOUSEKEEPING)
 
-    def _send(self, task: str, queue: str, *ids: int) -> None:
+    def _send(self, task: str, queue: str, *ids: int) -> bool:
+        """Whether the broker took it."""
         try:
             self._celery.send_task(task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False)
         except (OperationalError, OSError) as error:
             log.warning("wake_up.not_sent", task=task, error=type(error).__name__)
+            return False
+        return True
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -99,6 +103,10 @@ def make_app(settings: Settings) -> Celery:
     """The Celery application of these settings."""
     application = Celery("keyrepack", set_as_current=True)
     application.conf.update(celery_settings(settings))
+    # Whoever can push to the broker can call any registered task: Celery's own (chord_unlock, map, …) are not needed.
+    application.finalize()
+    for name in list(application.tasks):
+        application.tasks.unregister(name)
     return application
 
 

@@ -15,6 +15,8 @@ from workers.store.shards import progress
 from workers.store.types import read_clock
 
 STATEMENT = "No key of this environment needs the old main key any more. Its owner may disable or delete it."
+ROTATED = "No key of this environment needs the main key's older generation any more. The key itself stays in force."
+"""What a certificate says where another key took over, and where the same key has new material."""
 
 
 def make_certificate(
@@ -30,7 +32,7 @@ def make_certificate(
     roots, census = _census(connection, environment, repack.to_top)
     parts = progress(connection, repack.id)
     return {
-        "statement": STATEMENT,
+        "statement": ROTATED if repack.source_key == repack.target_key else STATEMENT,
         "repack": str(repack.repack_id),
         "environment": str(environment.environment_id),
         "workspace": environment.workspace,

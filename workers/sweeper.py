@@ -56,7 +56,12 @@ def sweep(services: Services) -> Swept:
 
 
 def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublisher) -> int:
-    """Publish what waits, oldest first; marked only once the broker has it: at least once (R11). Raises BrokerAway."""
+    """Publish what waits, oldest first; marked only once the broker has it: at least once (R11). Raises BrokerAway.
+
+    A broker that has lost everything gets its queue of inbound events back here, a sweep later at most: until then it
+    drops what other services publish.
+    """
+    publisher.declare()
     total = 0
     while True:
         with services.database.write() as connection:

@@ -1,4 +1,4 @@
-"""One process's services on a database of its own, with main keys in memory."""
+"""A world of its own for each test, and one process's services on a database of its own; main keys in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,33 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, event
 
+from tests.engine import Template, World
+from tests.oracle import Oracle
 from workers.compose import build_services
 from workers.kms.memory import MemoryKms
 from workers.services import Services
 from workers.settings import Settings
 from workers.store.models import metadata
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """An empty database to copy."""
+    return Template(tmp_path_factory.mktemp("databases"))
+
+
+@pytest.fixture
+def world(template: Template) -> Iterator[World]:
+    """A world with small batches."""
+    world = template.world(batch_size=5, shard_size=10)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def oracle(world: World) -> Oracle:
+    """It judges the world from its beginning."""
+    return Oracle(world)
 
 
 @pytest.fixture

@@ -1,1 +1,14 @@
 """The command line: `keyrepack --help`."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The entry point of `keyrepack`."""
+    import sys
+
+    from workers.cli.application import run
+
+    sys.exit(run(sys.argv[1:]))

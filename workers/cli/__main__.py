@@ -1,5 +1,5 @@
 """`python -m workers.cli`."""
 
-from workers.cli.processes import app
+from workers.cli import main
 
-app()
+main()

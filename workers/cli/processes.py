@@ -1,4 +1,4 @@
-"""Commands that run a process until it is told to stop: worker, beat."""
+"""Commands that run one process until it is told to stop: worker, beat, kms-simulator."""
 
 from __future__ import annotations
 
@@ -6,38 +6,58 @@ from typing import Annotated
 
 import typer
 
-from producers.topology import WORK_QUEUES
+SIMULATOR_PORT = 4599
+"""The simulator's own default, without importing it."""
 
-app = typer.Typer()
 
-
-@app.command()
 def worker(
     name: Annotated[str, typer.Option(help="Name of this worker, unique on its host.")] = "worker",
-    queues: Annotated[str, typer.Option(help="Queues it serves, most urgent first.")] = ",".join(WORK_QUEUES),
+    queues: Annotated[str, typer.Option(help="Queues it serves, most urgent first; all of them if empty.")] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="Child processes.")] = 1,
-    events: Annotated[bool, typer.Option(help="Also take other services' events from the broker.")] = True,
+    events: Annotated[
+        bool, typer.Option("--events/--no-events", help="Also take other services' events from the broker.")
+    ] = True,
 ) -> None:
-    """Run a worker: it takes wake-ups, walks shards, and takes events from other services."""
-    from workers import app as celery_app
-    from workers import consumer, tasks
+    """Run a worker: it takes wake-ups, walks shards, and takes events from other services.
 
-    assert tasks.app is celery_app.app
+    Any number of them may run, on any number of hosts; each may be killed at any time.
+    """
+    from producers.topology import WORK_QUEUES
+    from workers.cli.session import read_settings
+
+    level = read_settings().log_level  # a wrong setting is told in a sentence, before Celery loads
+    from workers import consumer
+    from workers.tasks import app
+
     if events:
         consumer.install()
-    celery_app.app.worker_main(
+    app.worker_main(
         [
-            "worker", "--pool=prefork", f"--concurrency={concurrency}", f"--queues={queues}", f"--hostname={name}@%h",
-            "--without-gossip", "--without-mingle", "--without-heartbeat", f"--loglevel={celery_app.settings.log_level}",
+            "worker", "--pool=prefork", f"--concurrency={concurrency}", f"--queues={queues or ','.join(WORK_QUEUES)}",
+            f"--hostname={name}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat",
+            f"--loglevel={level}",
         ]
     )  # fmt: skip
 
 
-@app.command()
 def beat() -> None:
     """Run the clock that wakes the sweeper. Two of them do no harm: a tick is taken once."""
-    from workers import app as celery_app
-    from workers import tasks
+    from workers.cli.session import read_settings
 
-    assert tasks.app is celery_app.app
-    celery_app.app.start(["beat", f"--loglevel={celery_app.settings.log_level}", "--pidfile="])
+    level = read_settings().log_level
+    from workers.tasks import app
+
+    app.start(["beat", f"--loglevel={level}", "--pidfile="])
+
+
+def kms_simulator(
+    host: Annotated[str, typer.Option(help="A loopback address; any other is refused.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = SIMULATOR_PORT,
+) -> None:
+    """Run a KMS that speaks AWS's API on this machine: generations, rotation, states, faults to inject.
+
+    Its keys live as long as its process. Point any AWS SDK to it by AWS_ENDPOINT_URL_KMS.
+    """
+    from workers.embedded.simulator.server import serve
+
+    serve(host, port)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schemas.keys import KeyKind, TopState, VersionState
@@ -81,7 +81,7 @@ class WrappingKeyRow:
     level: int
     parent: int | None
     active_version: int | None
-    minted_by: int | None
+    minted_by: int | None  # the newest repack that minted a version of it, active or not
 
 
 LINK = select(
@@ -194,7 +194,9 @@ def wrapping_rows(connection: Connection, ids: Iterable[int]) -> dict[int, Wrapp
 
 
 def _wrapping_rows(connection: Connection, condition: Any, *, limit: int) -> list[WrappingKeyRow]:
-    columns, versions = wrapping_keys.c, wrapping_versions.c
+    columns, versions, minted = wrapping_keys.c, wrapping_versions.c, wrapping_versions.alias("minted").c
+    # Not the active version's repack: a key that was rekeyed after it was minted has had its one version of a repack.
+    minted_by = select(func.max(minted.repack)).where(minted.wrapping_key == columns.id).scalar_subquery()
     query = (
         select(
             columns.id,
@@ -203,7 +205,7 @@ def _wrapping_rows(connection: Connection, condition: Any, *, limit: int) -> lis
             columns.level,
             columns.parent,
             versions.version.label("active_version"),
-            versions.repack.label("minted_by"),
+            minted_by.label("minted_by"),
         )
         .outerjoin(wrapping_versions, (versions.wrapping_key == columns.id) & (versions.state == VersionState.ACTIVE))
         .where(condition)

@@ -19,6 +19,7 @@ from schemas.keys import MainKeyUri
 from workers.errors import KmsThrottled, KmsUnreachable, NotConfigured, WrapRefused
 from workers.kms.openbao import OpenBaoKms
 from workers.kms.openbao_client import OpenBaoClient
+from workers.kms.openbao_failures import Answer
 from workers.settings import Settings
 
 URI = MainKeyUri.parse("openbao:transit/k")
@@ -292,6 +293,11 @@ def test_nothing_shows_the_token(token_file: Path) -> None:
     said = asyncio.run(play())
     assert TOKEN not in said
     assert "unreachable" in said.lower()
+
+
+def test_an_answers_repr_shows_nothing_of_it() -> None:
+    """An answer holds plaintext, or what a token is: its repr has the status alone (R10)."""
+    assert TOKEN not in repr(Answer(status=200, data={"plaintext": TOKEN}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""Celery ignores a setting it does not know in silence: each of ours is held against this Celery and this kombu."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from celery import Celery
+from celery.app.defaults import SETTING_KEYS
+from celery.beat import Scheduler
+from kombu import Connection
+from kombu.transport.redis import Channel
+
+from producers.publisher import TRANSPORT_OPTIONS
+from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from workers import tasks
+from workers.app import HANDLE_EVENT, PUBLISH_OUTBOX, SWEEP, WALK, app, celery_settings, make_app
+from workers.settings import Settings
+
+SETTINGS = celery_settings(Settings())
+
+RETRY_OPTIONS = {"max_retries", "interval_start", "interval_step", "interval_max"}
+"""What kombu's Connection itself takes out of the transport's options."""
+
+
+@pytest.fixture
+def celery() -> Celery:
+    """An application of its own, from default settings."""
+    return make_app(Settings())
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_celery_knows_the_setting(name: str) -> None:
+    """Every setting's name is one of this Celery's."""
+    assert name in SETTING_KEYS
+
+
+def test_an_unknown_setting_would_be_seen() -> None:
+    """The table of names that the test above asks is not one that holds everything."""
+    assert "worker_prefetch_multiplier" in SETTING_KEYS
+    assert "worker_prefetch_multiplicator" not in SETTING_KEYS
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS["broker_transport_options"]))
+def test_kombu_knows_the_transport_option(name: str) -> None:
+    """Every option of the broker's transport is read by kombu's Redis channel or by its connection."""
+    assert name in {*Channel.from_transport_options, *RETRY_OPTIONS}
+    if name in RETRY_OPTIONS:
+        assert repr(name) in inspect.getsource(Connection._extract_failover_opts)
+    else:
+        assert hasattr(Channel, name)
+
+
+def test_the_publisher_waits_for_nothing_for_ever() -> None:
+    """Sockets have deadlines and retries an end: redis' and kombu's own defaults are for ever."""
+    assert TRANSPORT_OPTIONS["socket_timeout"] > 0
+    assert TRANSPORT_OPTIONS["socket_connect_timeout"] > 0
+    assert TRANSPORT_OPTIONS["max_retries"] >= 1
+    assert SETTINGS["broker_connection_timeout"] > 0
+    assert TRANSPORT_OPTIONS.items() <= SETTINGS["broker_transport_options"].items()
+
+
+def test_the_database_is_the_record(celery: Celery) -> None:
+    """There is no result backend, no result is kept, and no event a task is sent (R3)."""
+    assert celery.conf.result_backend is None
+    assert type(celery.backend).__name__ == "DisabledBackend"
+    assert celery.conf.task_ignore_result is True
+    assert celery.conf.worker_send_task_events is False
+    assert celery.conf.task_send_sent_event is False
+    for name in (WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX):
+        assert app.tasks[name].ignore_result is True
+
+
+def test_whoever_reaches_the_broker_gets_no_further(celery: Celery) -> None:
+    """No remote control, and JSON alone: a pickle is code, a broadcast shuts workers down."""
+    assert celery.conf.worker_enable_remote_control is False
+    assert celery.conf.accept_content == ["json"]
+    assert celery.conf.task_serializer == "json"
+    assert celery.conf.task_create_missing_queues is False
+
+
+def test_a_wake_up_comes_back_and_is_never_hoarded(celery: Celery) -> None:
+    """Acknowledged late, one at a time, and never given back for ever by a task that kills its worker."""
+    assert celery.conf.task_acks_late is True
+    assert celery.conf.worker_prefetch_multiplier == 1
+    assert celery.conf.task_reject_on_worker_lost is False
+    assert celery.conf.task_acks_on_failure_or_timeout is True
+    for name in (WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX):
+        assert app.tasks[name].acks_late is True
+
+
+@pytest.mark.parametrize("slice_seconds", [0.5, 20, 120])
+def test_a_slice_ends_long_before_its_message_is_handed_out_again(slice_seconds: float) -> None:
+    """Slice < soft limit < hard limit; and the slice is far shorter than the visibility timeout by default."""
+    settings = Settings(slice_seconds=slice_seconds)
+    values = celery_settings(settings)
+    assert slice_seconds < values["task_soft_time_limit"] < values["task_time_limit"]
+    assert Settings().slice_seconds * 10 <= Settings().visibility_timeout
+
+
+def test_urgent_messages_come_first(celery: Celery) -> None:
+    """Redis serves queues in the order in which they are named, and the urgent one is named first."""
+    assert SETTINGS["broker_transport_options"]["queue_order_strategy"] == "priority"
+    assert WORK_QUEUES == (URGENT, HOUSEKEEPING, REPACKS)
+    assert [queue.name for queue in celery.conf.task_queues] == list(WORK_QUEUES)
+    assert all(queue.durable for queue in celery.conf.task_queues)
+
+
+def test_only_our_own_tasks_can_be_called() -> None:
+    """Whoever can push to the broker can call any registered task: there are four, and none of Celery's own."""
+    assert tasks.app is app
+    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX}
+
+
+def test_a_task_takes_one_id_at_most() -> None:
+    """A message is a wake-up: nothing but an id comes with it (R3)."""
+    for name, count in ((WALK, 1), (HANDLE_EVENT, 1), (SWEEP, 0), (PUBLISH_OUTBOX, 0)):
+        assert len(inspect.signature(app.tasks[name].run).parameters) == count
+
+
+def test_beat_sends_our_jobs_alone() -> None:
+    """Celery's own daily clean-up of results, which we have not, is not on the clock."""
+    scheduler = Scheduler(app, lazy=True)
+    scheduler.setup_schedule()
+    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP}
+    assert all(entry.options["queue"] == HOUSEKEEPING for entry in scheduler.schedule.values())
+    assert all(entry.options["expires"] > 0 for entry in scheduler.schedule.values())
+
+
+def test_beat_looks_up_often_enough() -> None:
+    """Beat never sleeps longer than a sweep's interval."""
+    assert celery_settings(Settings(sweep_seconds=1))["beat_max_loop_interval"] <= 1
+    assert celery_settings(Settings(sweep_seconds=3600))["beat_max_loop_interval"] <= 5
+
+
+def test_the_brokers_password_is_in_no_repr() -> None:
+    """Settings hide the URL of the broker, and Celery masks the password where it shows it (R10)."""
+    settings = Settings(broker_url="redis://:hunter2@127.0.0.1:1/0")
+    assert "hunter2" not in repr(settings)
+    celery = make_app(settings)
+    assert "hunter2" not in celery.connection_for_read().as_uri()
+    assert "hunter2" not in celery.bugreport()

@@ -1,0 +1,305 @@
+"""The read side: what is created is durable before it is served, lands under the active version, and stays readable."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from schemas.keys import MAX_LEVELS
+from schemas.states import Mode, RepackState, Stage
+from tests.corruption import flip, set_row
+from tests.engine import Actor, Crash, CrashDoor, World, chain_of_keys, usual_tree
+from tests.oracle import Oracle
+from tests.steps import until
+from workers import keyring as keyrings
+from workers.errors import (
+    Cause,
+    EnvironmentLocked,
+    HierarchyBroken,
+    KmsRefused,
+    KmsUnreachable,
+    NotFound,
+    VersionGone,
+    WrapReason,
+    WrapRefused,
+)
+from workers.keyring import Keyring
+from workers.minting import mint_child
+from workers.repack import walk_slice
+from workers.store import models, versions
+from workers.store.keys import find_wrapping_key
+
+
+def test_creates_and_unwraps(world: World) -> None:
+    """A key opens to what its creator got, in another process too."""
+    environment = world.environment()
+    known = usual_tree(world, environment)
+    fresh = Keyring(world.process())
+    assert {key: fresh.unwrap(key) for key in known} == known
+
+
+def test_an_unknown_key_is_named(world: World) -> None:
+    """A key, a parent or an environment that is not there is named."""
+    environment = world.environment()
+    missing = uuid4()
+    with pytest.raises(NotFound, match=str(missing)):
+        world.keyring.unwrap(missing)
+    with pytest.raises(NotFound, match=str(missing)):
+        world.keyring.create_data_key(environment.environment_id, missing)
+    with pytest.raises(NotFound, match="acme/nowhere"):
+        world.keyring.create_data_key("acme/nowhere")
+
+
+def test_a_parent_of_another_tenant_is_refused(world: World) -> None:
+    """R6: nobody hangs a key below another environment's."""
+    mine, theirs = world.environment(), world.environment("evil/production")
+    foreign = chain_of_keys(world, theirs, 1)[0]
+    before = world.dump()
+    with pytest.raises(NotFound):
+        world.keyring.create_data_key(mine.environment_id, foreign)
+    assert world.dump() == before
+
+
+def test_eight_levels_and_no_more(world: World) -> None:
+    """A ninth level of wrapping keys is refused; data keys below the eighth are fine."""
+    environment = world.environment()
+    deepest = chain_of_keys(world, environment, MAX_LEVELS)[-1]
+    with pytest.raises(HierarchyBroken):
+        world.keyring.create_wrapping_key(environment.environment_id, deepest)
+    world.keyring.create_data_key(environment.environment_id, deepest)
+
+
+def test_a_rolled_back_key_is_never_served(world: World) -> None:
+    """A key whose transaction did not commit is in no cache: what it wrapped could never be read again."""
+    environment = world.environment()
+    parent = world.keyring.create_wrapping_key(environment.environment_id)
+    services = world.process(door=CrashDoor(1, committed=False))  # 0 reserves wraps, 1 stores the key
+    keyring = Keyring(services)
+    with pytest.raises(Crash):
+        keyring.create_data_key(environment.environment_id, parent)
+    assert len(keyring._data) == 0
+    assert not world.rows(models.data_keys)
+
+
+def test_roots_get_every_live_main_keys_wrap(world: World, oracle: Oracle) -> None:
+    """R1: a root that is created while a move is open gets a wrap under the old main key and the new one."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    repack = world.start(environment)
+    created = world.keyring.create_data_key(environment.environment_id)
+    wrapping = world.keyring.create_wrapping_key(environment.environment_id)
+    oracle.check()
+    rows = {row["key_id"]: (row["id"], "data") for row in world.rows(models.data_keys)}
+    rows |= {row["key_id"]: (row["id"], "wrapping") for row in world.rows(models.wrapping_keys)}
+    for key in (created.key_id, wrapping):
+        own = [wrap for wrap in world.rows(models.root_wraps) if (wrap["key"], wrap["kind"]) == rows[key]]
+        assert {wrap["top_version"] for wrap in own} == {1, 2}
+    assert world.run(repack).state == RepackState.FINISHED
+    oracle.check_ended(environment.id, "memory:b", deep=True)
+
+
+def test_a_root_whose_top_changed_meanwhile_is_made_again(world: World, oracle: Oracle) -> None:
+    """R1: a repack that starts between the KMS's answer and the commit makes the creator look again."""
+    environment = world.environment()
+    writer = Actor(world, lambda services: Keyring(services).create_data_key(environment.environment_id))
+    while writer._kind != "write":
+        writer.step()
+    world.start(environment)
+    writer.finish()
+    assert writer.error is None
+    oracle.check()
+    assert len(world.rows(models.root_wraps)) == 2
+
+
+def test_a_late_writer_is_rewrapped(world: World, oracle: Oracle) -> None:
+    """R5: a key that comes under a version after its walk has passed is a straggler: rewrapped before it is shredded."""
+    environment = world.environment()
+    usual_tree(world, environment, hours=1)
+    parent = world.rows(models.wrapping_keys)[0]["key_id"]
+    writer = Actor(world, lambda services: Keyring(services).create_data_key(environment.environment_id, parent))
+    while not (writer._kind == "write" and _is_reserved(world)):
+        writer.step()
+    repack = until(world, world.start(environment), Stage.SHRED)
+    writer.finish()
+    assert writer.error is None
+    assert writer.outcome is not None
+    oracle.check()
+    row = next(row for row in world.rows(models.data_keys) if row["key_id"] == writer.outcome.key_id)
+    assert row["parent_version"] == 1  # it came late
+    assert world.run(repack).state == RepackState.FINISHED
+    oracle.check_ended(environment.id, "memory:b", deep=True)
+    assert Keyring(world.process()).unwrap(writer.outcome.key_id) == writer.outcome.material
+
+
+def _is_reserved(world: World) -> bool:
+    return world.rows(models.wrapping_versions)[0]["wraps"] >= keyrings.RESERVED * 2
+
+
+def test_a_writer_that_comes_too_late_takes_the_active_version(world: World, oracle: Oracle) -> None:
+    """R5: a version that was shredded meanwhile refuses the key cleanly, and it is made under the active one."""
+    environment = world.environment()
+    usual_tree(world, environment, hours=1)
+    parent = world.rows(models.wrapping_keys)[0]["key_id"]
+    writer = Actor(world, lambda services: Keyring(services).create_data_key(environment.environment_id, parent))
+    while not (writer._kind == "write" and _is_reserved(world)):
+        writer.step()
+    assert world.repack(environment).state == RepackState.FINISHED
+    writer.finish()
+    assert writer.error is None
+    oracle.check_ended(environment.id, "memory:b", deep=True)
+    row = next(row for row in world.rows(models.data_keys) if row["key_id"] == writer.outcome.key_id)
+    assert row["parent_version"] == 2
+
+
+def test_a_shredded_version_holds_nothing(world: World) -> None:
+    """R5: the creator's lock on a shredded version says so by name."""
+    environment = world.environment()
+    usual_tree(world, environment, hours=1)
+    world.repack(environment)
+    key = world.rows(models.wrapping_keys)[0]
+    with world.main.database.write() as connection, pytest.raises(VersionGone, match=str(key["key_id"])):
+        versions.hold_version(connection, (key["id"], 1))
+
+
+def test_a_full_version_is_rekeyed(world: World, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R6: a version that has made as many wraps as random nonces allow is rekeyed, not used; nothing else changes."""
+    monkeypatch.setattr(keyrings, "WRAP_LIMIT", 3000)
+    environment = world.environment()
+    root, child = chain_of_keys(world, environment, 2, jobs=1)
+    created = []
+    for parent in (root, child) * 3:
+        created += world.keyring.create_data_keys(environment.environment_id, parent, 1)
+    oracle.check()
+    states = [row["state"] for row in world.rows(models.wrapping_versions)]
+    assert states.count("active") == 2
+    assert states.count("draining") >= 2
+    fresh = Keyring(world.process())
+    assert all(fresh.unwrap(one.key_id) == one.material for one in created)
+    assert world.repack(environment).state == RepackState.FINISHED
+    oracle.check_ended(environment.id, "memory:b", deep=True)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_rekeyed_while_it_is_renewed(world: World, levels: int) -> None:
+    """R6: a key that is rekeyed after a repack minted its version, and before its shard is walked, is walked all the same."""
+    environment = world.environment()
+    deepest = chain_of_keys(world, environment, levels, jobs=12)[-1]
+    row = next(row for row in world.rows(models.wrapping_keys) if row["key_id"] == deepest)
+    repack = world.start(environment)
+    worker = Actor(world, lambda services: walk_slice(services, repack.id))
+    own = models.wrapping_versions.c.wrapping_key == row["id"]
+    while len(world.rows(models.wrapping_versions, own)) < 2:
+        worker.step()
+    worker.kill()
+    with world.main.database.read() as connection:
+        current = find_wrapping_key(connection, deepest)
+    world.keyring.rekey(environment, current)
+    assert world.clock is not None
+    world.clock.let_pass(31)
+    assert world.run(repack).state == RepackState.FINISHED
+    Oracle(world, watching=False).check_ended(environment.id, "memory:b", deep=True)
+
+
+def test_a_broken_key_says_so(world: World) -> None:
+    """A key whose wrap does not open is refused with its reason; the one beside it opens."""
+    environment = world.environment()
+    known = usual_tree(world, environment, hours=1, jobs=3)
+    rows = [row for row in world.rows(models.data_keys) if row["parent"]]
+    broken = {
+        rows[0]["key_id"]: ({"wrapped": flip(rows[0]["wrapped"])}, WrapReason.DOES_NOT_OPEN),
+        rows[1]["key_id"]: ({"wrapped": None}, WrapReason.MALFORMED),
+    }
+    fresh = Keyring(world.process())
+    for key, (values, reason) in broken.items():
+        set_row(world, models.data_keys, models.data_keys.c.key_id == key, **values)
+        with pytest.raises(WrapRefused) as refused:
+            fresh.unwrap(key)
+        assert refused.value.reason == reason
+    assert fresh.unwrap(rows[2]["key_id"]) == known[rows[2]["key_id"]]
+
+
+def test_a_locked_environment_is_closed(world: World) -> None:
+    """R8: neither reading nor creating in an environment that is locked."""
+    environment = world.environment()
+    known = usual_tree(world, environment)
+    own = models.environments.c.id == environment.id
+    set_row(world, models.environments, own, lock_cause="revoked")
+    keyring = Keyring(world.process())
+    with pytest.raises(EnvironmentLocked, match="revoked"):
+        keyring.unwrap(next(iter(known)))
+    for parent in (None, world.rows(models.wrapping_keys)[0]["key_id"]):
+        with pytest.raises(EnvironmentLocked):
+            keyring.create_data_key(environment.environment_id, parent)
+
+
+@pytest.mark.parametrize("parent", [False, True], ids=["root", "below"])
+def test_a_main_key_that_is_away(world: World, parent: bool) -> None:
+    """A reader learns the precise cause, and reads on as soon as the main key is back."""
+    environment = world.environment()
+    known = usual_tree(world, environment)
+    row = next(row for row in world.rows(models.data_keys) if bool(row["parent"]) == parent)
+    fresh = Keyring(world.process())
+    world.kms.set_state("a", Cause.DISABLED)
+    with pytest.raises(KmsRefused) as refused:
+        fresh.unwrap(row["key_id"])
+    assert refused.value.cause == Cause.DISABLED
+    world.kms.set_state("a", Cause.UNREACHABLE)
+    with pytest.raises(KmsUnreachable):
+        fresh.unwrap(row["key_id"])
+    world.kms.set_state("a", None)
+    assert fresh.unwrap(row["key_id"]) == known[row["key_id"]]
+
+
+def test_plaintext_lives_no_longer_than_allowed(world: World) -> None:
+    """R8: five minutes after a key was filled the KMS is asked again, however often it was read meanwhile."""
+    assert world.clock is not None
+    environment = world.environment()
+    known = usual_tree(world, environment, hours=1)
+    row = next(row for row in world.rows(models.data_keys) if row["parent"])
+    keyring, calls = Keyring(world.process()), world.kms.calls["unwrap"]
+    for _ in range(29):
+        assert keyring.unwrap(row["key_id"]) == known[row["key_id"]]
+        world.clock.let_pass(10)
+    assert world.kms.calls["unwrap"] == calls + 1
+    world.kms.set_state("a", Cause.DENIED)
+    assert keyring.unwrap(row["key_id"]) == known[row["key_id"]]
+    world.clock.let_pass(10)
+    with pytest.raises(KmsRefused):
+        keyring.unwrap(row["key_id"])
+
+
+def test_a_move_that_closes_while_the_old_main_key_is_asked(world: World) -> None:
+    """R1: a reader that began under the old main key, which is disabled as the certificate allows, notices nothing."""
+    environment = world.environment()
+    known = usual_tree(world, environment, hours=1)
+    row = next(row for row in world.rows(models.data_keys) if row["parent"])
+    other = world.process()
+
+    async def close_the_move(_operation: str, name: str) -> None:
+        if name == "a":
+            world.kms.before("unwrap", None)
+            repack = world.start(environment, "memory:b", Mode.SHALLOW, services=other)
+            while walk_slice(other, repack.id):
+                pass
+            assert world.look(repack).certificate
+            world.kms.set_state("a", Cause.DISABLED)
+
+    keyring = Keyring(world.process())
+    world.kms.before("unwrap", close_the_move)
+    assert keyring.unwrap(row["key_id"]) == known[row["key_id"]]
+
+
+def test_repr_tells_nothing(world: World) -> None:
+    """R10: material is in no repr."""
+    environment = world.environment()
+    created = world.keyring.create_data_key(environment.environment_id)
+    parent = world.keyring.create_wrapping_key(environment.environment_id)
+    minted = mint_child(
+        world.main, environment, key=uuid4(), parent=(1, 1), parent_id=parent, parent_material=bytes(32)
+    )
+    for one in (created, minted, world.main.cache, world.main):
+        shown = repr(one)
+        for material in (created.material, minted.material):
+            assert repr(material) not in shown
+            assert material.hex() not in shown

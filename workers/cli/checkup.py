@@ -1,0 +1,141 @@
+"""What `keyrepack doctor` looks at: each part on its own, so that one fault does not hide another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from schemas.errors import KeyrepackError
+from schemas.keys import MainKeyUri
+from workers.cli.session import broker_answers, quiet_logs, read_settings, require_database
+from workers.compose import build_services
+from workers.kms.port import encryption_context
+from workers.probe import sample_root
+from workers.services import Services
+from workers.settings import Settings
+from workers.store.environments import Environment, list_environments, live_tops
+from workers.store.repacks import open_repack
+from workers.store.schema import require_current
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything; never raises for what is wrong with it."""
+    try:
+        settings = read_settings()
+    except KeyrepackError as error:
+        return [_fault("settings", error)]
+    quiet_logs(settings)
+    findings = [Finding(check="settings", ok=True, detail="Every value is one it can have.")]
+    try:
+        require_database(settings, exists=True)
+        services, fault = build_services(settings), None
+    except KeyrepackError as error:
+        nowhere = settings.model_copy(update={"database_url": SecretStr("sqlite://")})
+        services, fault = build_services(nowhere), _fault("database", error)
+    try:
+        return [*findings, *([fault] if fault else _database(services)), *_keys(services, fault), _broker(settings)]
+    finally:
+        services.close()
+
+
+def _database(services: Services) -> Iterator[Finding]:
+    try:
+        require_current(services.database)
+    except KeyrepackError as error:
+        yield _fault("database", error)
+    else:
+        yield Finding(check="database", ok=True, detail=f"{services.database.dialect}, at this program's schema.")
+
+
+def _keys(services: Services, fault: Finding | None) -> Iterator[Finding]:
+    environments = []
+    if fault is None:
+        try:
+            require_current(services.database)
+            with services.database.read() as connection:
+                environments = list_environments(connection)
+        except KeyrepackError:  # told by `_database`
+            environments = []
+    yield _managed_key(services, environments)
+    for environment in environments:
+        yield from _main_keys(services, environment)
+
+
+def _managed_key(services: Services, environments: list[Environment]) -> Finding:
+    """The platform's own key; without a file it is closed, which is a fault only where an environment needs it."""
+    check = "managed key"
+    if services.settings.managed_key_file is None and not _needs_managed(services, environments):
+        return Finding(check=check, ok=True, detail="It is closed, and no environment needs it.")
+    try:
+        described = services.loop.run(services.kms.main_key("managed:").describe())
+    except KeyrepackError as error:
+        return _fault(check, error)
+    return Finding(check=check, ok=True, detail=f"It is there; generation {described.generation}.")
+
+
+def _needs_managed(services: Services, environments: list[Environment]) -> bool:
+    if not environments:
+        return False
+    with services.database.read() as connection:
+        tops = [top for environment in environments for top in live_tops(connection, environment.id)]
+    return any(top.main_key == "managed:" for top in tops)
+
+
+def _main_keys(services: Services, environment: Environment) -> Iterator[Finding]:
+    """Every live main key of an environment: is it there, and does it open a root."""
+    check = f"main key of {environment}"
+    with services.database.read() as connection:
+        tops = live_tops(connection, environment.id)
+        repack = open_repack(connection, environment.id)
+    if environment.lock_cause is not None:
+        yield Finding(check=check, ok=False, detail=f"Locked: {environment.lock_cause}.", remedy="Give the key back.")
+    for top in tops:
+        try:
+            services.loop.run(services.kms.main_key(top.main_key).describe())
+            opens = _opens_a_root(services, environment, top.main_key)
+        except KeyrepackError as error:
+            yield _fault(check, error)
+        else:
+            yield Finding(check=check, ok=True, detail=f"{top.main_key} answers{' and opens a root' if opens else ''}.")
+    if repack is not None and repack.block_cause is not None:
+        remedy = f"See `keyrepack repack show {repack.repack_id}`."
+        detail = f"The repack is blocked: {repack.block_side}, {repack.block_cause}."
+        yield Finding(check=f"repack of {environment}", ok=False, detail=detail, remedy=remedy)
+
+
+def _opens_a_root(services: Services, environment: Environment, main_key: str) -> bool:
+    root = sample_root(services, environment)
+    wrap = next((wrap for wrap in root.wraps if wrap.main_key == main_key), None) if root is not None else None
+    if root is None or wrap is None:
+        return False
+    context = encryption_context(environment.environment_id, root.key_id)
+    services.loop.run(services.kms.main_key(MainKeyUri.parse(main_key)).unwrap(wrap.wrapped, context))
+    return True
+
+
+def _broker(settings: Settings) -> Finding:
+    if broker_answers(settings):
+        return Finding(check="broker", ok=True, detail="It answers.")
+    remedy = "Start it, or set KEYREPACK_BROKER_URL to where it is. Until then the sweeper has nobody to wake."
+    return Finding(check="broker", ok=False, detail="It does not answer.", remedy=remedy)
+
+
+def _fault(check: str, error: KeyrepackError) -> Finding:
+    return Finding(check=check, ok=False, detail=f"{error.what} {error.why}".strip(), remedy=error.remedy)

@@ -1,0 +1,36 @@
+"""Counts rewraps from outside the engine: a trigger in the demo's own database writes down every one."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from workers.store.database import Database
+
+_SCHEMA = (
+    "CREATE TABLE demo_witness (key INTEGER NOT NULL, version INTEGER NOT NULL)",
+    """CREATE TRIGGER demo_witness AFTER UPDATE OF parent_version ON data_keys
+       BEGIN INSERT INTO demo_witness VALUES (new.id, new.parent_version); END""",
+)
+
+# A repack gives each wrapping key one version: a data key that hung itself twice from the same one was rewrapped twice.
+_TWICE = "SELECT count(*) FROM (SELECT 1 FROM demo_witness GROUP BY key, version HAVING count(*) > 1)"
+_CHILDREN = "SELECT count(*) FROM demo_witness JOIN data_keys ON data_keys.id = key WHERE parent IS NOT NULL"
+
+
+def call_witness(database: Database) -> None:
+    """From here on every rewrap of a data key is written down."""
+    with database.write() as connection:
+        for statement in _SCHEMA:
+            connection.execute(text(statement))
+
+
+def rewrapped_twice(database: Database) -> int:
+    """Data keys that a repack rewrapped more than once."""
+    with database.read() as connection:
+        return int(connection.execute(text(_TWICE)).scalar_one())
+
+
+def rewraps_below_wrapping_keys(database: Database) -> int:
+    """Rewraps of data keys below wrapping keys: what the workers counted must add up to it (R9)."""
+    with database.read() as connection:
+        return int(connection.execute(text(_CHILDREN)).scalar_one())

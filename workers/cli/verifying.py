@@ -1,0 +1,98 @@
+"""verify and certificate: proof that every key is there, and that an old main key is not needed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import KeyrepackError
+from workers.cli.certificates import print_certificate
+from workers.cli.output import AsJson, amount, console, say, table, wishes
+from workers.cli.repacks import RepackReference
+from workers.cli.session import opened
+
+if TYPE_CHECKING:
+    from workers.services import Services
+    from workers.store.environments import Environment
+    from workers.verify import Report
+
+
+class NoCertificate(KeyrepackError):
+    """The move of a repack has not closed: its old main key is still needed."""
+
+    code = "no_certificate"
+
+
+def verify(
+    environment: Annotated[
+        str | None, typer.Argument(metavar="[ENV]", help="One environment; all if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Open every key and check that it is the one it was born as. Changes nothing.
+
+    Exit status 1 if any key does not open. Stale keys open all the same; the next deep repack moves them.
+    """
+    from workers.store.environments import find_environment, list_environments
+
+    with opened() as services:
+        with services.database.read() as connection:
+            chosen = [find_environment(connection, environment)] if environment else list_environments(connection)
+        reports = [_verify(services, one) for one in chosen]
+    is_whole = not any(report.broken for report in reports)
+    rows = [
+        (one.environment, *(amount(count) for count in (one.data_keys, one.wrapping_keys, one.broken, one.stale)))
+        for one in reports
+    ]
+    columns = ["environment", "data keys ", "wrapping keys ", "broken ", "stale "]
+    say(
+        {"ok": is_whole, "environments": [asdict(report) for report in reports]},
+        lambda out: out.print(table(columns, rows)),
+    )
+    if not is_whole:
+        _name_broken(reports)
+        raise typer.Exit(1)
+
+
+def _verify(services: Services, environment: Environment) -> Report:
+    from workers.verify import verify_environment
+
+    out = console(error=True)
+    if not out.is_terminal or wishes.json:
+        return verify_environment(services, environment)
+    with out.status(f"opening the keys of {environment}") as status:
+
+        def tell(count: int) -> None:
+            status.update(f"opening the keys of {environment}: {amount(count)}")
+
+        return verify_environment(services, environment, on_progress=tell)
+
+
+def _name_broken(reports: list[Report]) -> None:
+    if wishes.json:
+        return
+    rows = [(report.environment, one["key"], one["reason"]) for report in reports for one in report.named]
+    console().print()
+    console().print(table(["environment", "broken key", "reason"], rows))
+    console().print("\nRestore their rows from a backup.")
+
+
+def certificate(repack: RepackReference, as_json: AsJson = False) -> None:
+    """Print the certificate that a repack's old main key is not needed any more.
+
+    It is there as soon as the move has closed; a deep repack goes on renewing meanwhile.
+    """
+    from workers.views import find_any_repack
+
+    with opened() as services, services.database.read() as connection:
+        found = find_any_repack(connection, repack)
+    document = found.certificate
+    if document is None:
+        raise NoCertificate(
+            f"Repack {found.repack_id} has no certificate.",
+            f"It is {found.state.value}, and its move has not closed: the old main key is still needed.",
+            f"Follow it with `keyrepack repack watch {found.repack_id}`.",
+        )
+    say(document, lambda out: print_certificate(out, document))
