@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.states import Mode, RepackState
-from tests.engine import World, usual_tree
+from schemas.states import Mode, RepackState, Stage
+from tests.engine import Actor, World, usual_tree
+from tests.steps import until
 from workers import locking, steering
 from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable
 from workers.keyring import Keyring
@@ -98,20 +99,24 @@ def test_a_workspace_is_revoked_whole_or_not_at_all(world: World) -> None:
     assert [lock_of(world, one) for one in environments] == [Lock.REVOKED, Lock.REVOKED]
 
 
-def started(world: World, environment: Environment, *, slices: int) -> Repack:
-    """A deep repack, some way on: one batch a slice."""
+def started(world: World, environment: Environment, *, steps: int) -> Repack:
+    """A deep repack, so many transactions on; then its worker dies, and its lease runs out."""
     repack = world.start(environment)
-    for _ in range(slices):
-        walk_slice(world.process(slice_seconds=1e-9, batch_size=2, shard_size=2), repack.id)
+    actor = Actor(world, lambda services: walk_slice(services, repack.id))
+    for _ in range(steps):
+        actor.step()
+    actor.kill()
+    assert world.clock is not None
+    world.clock.let_pass(31)
     return world.look(repack)
 
 
-@pytest.mark.parametrize("slices", [0, 1, 3, 6])
-def test_a_running_repack_is_parked_and_goes_on_by_itself(world: World, slices: int) -> None:
+@pytest.mark.parametrize("steps", [0, 5, 12, 25])
+def test_a_running_repack_is_parked_and_goes_on_by_itself(world: World, steps: int) -> None:
     """R8: wherever a repack is, a revocation parks it with its reason; given back, it goes on and loses nothing."""
     environment = world.environment()
     keys = usual_tree(world, environment)
-    repack = started(world, environment, slices=slices)
+    repack = started(world, environment, steps=steps)
     revoke(world, environment)
     parked = world.look(repack)
     assert (parked.state, parked.block_side, parked.block_cause) == (RepackState.BLOCKED, "environment", Lock.REVOKED)
@@ -227,7 +232,7 @@ def test_a_deleted_main_key_loses_the_environment(world: World) -> None:
 
 @pytest.mark.parametrize("gone", ["a", "b"])
 def test_one_main_key_gone_in_mid_move_locks_nothing(world: World, gone: str) -> None:
-    """R1: while a move is open the other main key still opens what is stored: blocked, not locked; abort brings back."""
+    """R1: while a move is open the other main key still opens what is stored: blocked, not locked."""
     environment = world.environment()
     keys = usual_tree(world, environment)
     repack = world.start(environment)
@@ -257,12 +262,9 @@ def test_the_main_key_gone_in_mid_renewal_locks_and_comes_back(world: World) -> 
     """In a renewal the main key is the only one: restricted and parked, and on to the end when it is back."""
     environment = world.environment()
     keys = usual_tree(world, environment)
-    repack = world.start(environment)
-    while world.look(repack).state != RepackState.RENEWING:
-        walk_slice(world.process(slice_seconds=1e-9, batch_size=2), repack.id)
+    repack = until(world, world.start(environment), Stage.RENEW)
     world.kms.set_state("b", Cause.DENIED)
-    for _ in range(4):
-        walk_slice(world.process(slice_seconds=1e-9, batch_size=2), repack.id)
+    walk_slice(world.process(), repack.id)
     assert lock_of(world, environment) == Lock.RESTRICTED
     world.kms.set_state("b", None)
     locking.unlock_if_restricted(world.main, environment)
@@ -274,10 +276,10 @@ def test_the_main_key_gone_in_mid_renewal_locks_and_comes_back(world: World) -> 
 
 
 def test_a_rotation_in_mid_run_is_followed_by_the_next_repack(world: World) -> None:
-    """A KMS that rotates the target while a repack moves onto it: the run ends; the rotation has its own repack after."""
+    """A KMS rotates the target while a repack moves onto it: the run ends, and a repack of its own follows."""
     environment = world.environment()
     keys = usual_tree(world, environment)
-    repack = started(world, environment, slices=1)
+    repack = started(world, environment, steps=5)
     world.kms.rotate("b")
     assert world.run(repack).state == RepackState.FINISHED
     assert world.repack(environment, None, Mode.SHALLOW).state == RepackState.FINISHED

@@ -169,9 +169,11 @@ def test_a_rotation_in_mid_run_is_followed_when_that_run_has_ended(
     memory_kms.rotate("a")
     poll(services)
     assert latest(services, environment) == first
+    assert len(told(services, "main_key.rotation_seen")) == 1
     finish(services, environment)
     poll(services)
     second = finish(services, environment)
+    assert len(told(services, "main_key.rotation_seen")) == 2
     assert first is not None
     assert second.id > first.id
     with services.database.read() as connection:

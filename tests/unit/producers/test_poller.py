@@ -106,7 +106,7 @@ def test_a_dead_endpoint_does_not_hold_up_the_others() -> None:
 
 def test_a_full_line_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where more keys of a hanging endpoint come than its line takes, the rest are put off, not waited for."""
-    monkeypatch.setattr(poller, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(poller, "PATIENCE_SECONDS", 0.2)
     done = asyncio.Event()
 
     async def look(key: str) -> Seen:
