@@ -12,9 +12,10 @@ from celery import bootsteps
 from kombu import Consumer
 
 from producers.topology import events_queue
-from workers.app import app, settings, waker
+from schemas.errors import KeyrepackError
+from workers.app import app, services, settings, waker
 from workers.errors import DatabaseAway, NotConfigured
-from workers.intake import take_event
+from workers.intake import handle_at_once, take_event
 from workers.logs import log
 from workers.sources import Sources
 from workers.store.database import Database
@@ -53,8 +54,15 @@ class EventConsumer(bootsteps.ConsumerStep):
             message.requeue()
             return
         message.ack()
-        if waiting is not None:
+        if waiting is not None and not self._done(waiting):
             waker.event(waiting)
+
+    def _done(self, inbox_id: int) -> bool:
+        try:
+            return handle_at_once(services(), inbox_id)
+        except (KeyrepackError, OSError) as error:
+            log.warning("event.left", why=str(error))
+            return False  # a task tries again, and the sweeper after it
 
 
 def install() -> None:

@@ -34,6 +34,8 @@ from workers.store.types import read_clock
 
 HANDLED, REJECTED = "handled", "rejected"
 
+AT_ONCE = frozenset({"main_key.revoked", "main_key.restored"})
+
 TOLERANCE_SECONDS = 300.0
 """How far from now a signature may be where no setting says otherwise: Standard Webhooks' own advice."""
 
@@ -87,6 +89,19 @@ def handle_event(services: Services, inbox_id: int) -> None:
             _settle(inbox_id, code=error.code, why=error.why)(connection)
     except Permanent as error:
         _refuse(services, inbox_id, event, received.body, error)
+
+
+def handle_at_once(services: Services, inbox_id: int) -> bool:
+    """Give an event its effect where that is a statement or two in the database; False where it is more, and waits.
+
+    A revocation overtakes everything (R8): it is done by whoever takes it from the broker, behind no slice of a walk.
+    """
+    with services.database.read() as connection:
+        received = inbox.find_received(connection, inbox_id)
+    if received is None or received.type not in AT_ONCE:
+        return False
+    handle_event(services, inbox_id)
+    return True
 
 
 def _act(services: Services, event: Event, inbox_id: int) -> None:
