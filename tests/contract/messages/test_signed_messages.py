@@ -26,7 +26,7 @@ from workers.store.models import metadata
 KEY, FOREIGN = generate_key(), generate_key()
 BODY = json.dumps(
     {"specversion": "1.0", "id": "e-1", "source": "/console", "type": "main_key.revoked",
-     "data": {"workspace": "müller & söhne", "reason": "line\nbreak \\ \" ☃"}}, ensure_ascii=False, indent=1,
+     "data": {"workspace": "müller & söhne", "reason": "back\\slash, \"quotes\", ☃"}}, ensure_ascii=False, indent=1,
 ).encode()  # fmt: skip
 
 Deliver = Callable[[], Any]
@@ -93,7 +93,9 @@ def test_a_signed_message_is_verified_at_the_other_end(
     assert rejected(services) == []
 
 
-@pytest.mark.parametrize(("key", "code"), [(None, "unsigned"), (FOREIGN.secret, "bad_signature")])
+@pytest.mark.parametrize(
+    ("key", "code"), [(None, "unsigned"), (FOREIGN.secret, "bad_signature")], ids=["unsigned", "foreign"]
+)
 def test_other_messages_are_refused(
     services: Services, sources: Sources, publisher: KombuPublisher, redis_url: str, key: str | None, code: str
 ) -> None:

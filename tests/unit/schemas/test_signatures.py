@@ -117,6 +117,7 @@ def test_several_keys_make_several_signatures() -> None:
         ("whsk_@@@", "is not base64"),
         ("whsk_" + base64.b64encode(b"s" * 31).decode(), "31 bytes instead of 32 or 64"),
     ],
+    ids=["public", "not-base64", "short"],
 )
 def test_a_malformed_key_is_named_and_not_repeated(text: str, why: str) -> None:
     """R10: what is wrong with a key is said, and the key is in no message."""
