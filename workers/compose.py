@@ -16,6 +16,7 @@ from workers.cache import PlaintextCache
 from workers.chain import Chain
 from workers.epochs import Bell, Epochs, QuietBell, RedisBell
 from workers.kms.aws import AwsKms
+from workers.kms.aws_access import read_access
 from workers.kms.managed import ManagedKms
 from workers.kms.memory import MemoryKms
 from workers.kms.openbao import OpenBaoKms
@@ -84,7 +85,11 @@ def broker_bell(settings: Settings) -> Bell:
 def _providers(settings: Settings, database: Database) -> list[KmsProvider]:
     """The kinds of main key this installation serves: closed when not configured."""
     providers: list[KmsProvider] = [
-        AwsKms(concurrency=settings.kms_concurrency, timeout_seconds=settings.kms_timeout_seconds)
+        AwsKms(
+            concurrency=settings.kms_concurrency,
+            timeout_seconds=settings.kms_timeout_seconds,
+            access=None if settings.aws_access_file is None else read_access(settings.aws_access_file),
+        )
     ]
     if settings.managed_key_file is not None:
         managed = ManagedKms(settings.managed_key_file)

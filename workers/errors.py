@@ -31,6 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from schemas.errors import KeyrepackError
@@ -66,7 +67,7 @@ class Cause(StrEnum):
 
 REMEDIES: dict[Cause, str] = {
     Cause.DENIED: (
-        "Allow keyrepack's principal in the key's policy (kms:DescribeKey, Decrypt, ReEncrypt*, GenerateDataKey*)."
+        "Allow keyrepack's principal in the key's policy, as `keyrepack main-key policy` says for the environment."
     ),
     Cause.DISABLED: "Enable the key in its KMS.",
     Cause.PENDING_DELETION: "Cancel the key's deletion in its KMS, then enable it.",
@@ -81,13 +82,43 @@ REMEDIES: dict[Cause, str] = {
 }
 
 
-class KmsRefused(Permanent):
-    """The KMS gave a definite answer: this main key may not be used."""
+class DeniedBy(StrEnum):
+    """Which policy denied."""
 
-    def __init__(self, *, main_key: str, cause: Cause, operation: str, detail: str = "", remedy: str = "") -> None:
+    KEY_POLICY = "key_policy"  # of the main key: nothing in it allows the action
+    TRUST_POLICY = "trust_policy"  # of the role to assume
+    OWN_POLICY = "own_policy"  # of keyrepack's own principal: its operator's to mend, not the customer's
+    EXPLICIT_DENY = "explicit_deny"  # a statement that denies: there is one too many, not one missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """What exactly was denied: an IAM `action` on a `resource` (an ARN) to a `principal` (its ARN; empty: not told)."""
+
+    action: str
+    resource: str
+    principal: str
+    by: DeniedBy
+    external_id: str | None = None
+
+
+class KmsRefused(Permanent):
+    """The KMS gave a definite answer: this main key may not be used. `denial`: what is missing, where AWS denied."""
+
+    def __init__(
+        self,
+        *,
+        main_key: str,
+        cause: Cause,
+        operation: str,
+        detail: str = "",
+        remedy: str = "",
+        denial: Denial | None = None,
+    ) -> None:
         why = f"{operation} was refused: {cause.value}." + (f" {detail}" if detail else "")
         super().__init__(f"The main key {main_key} cannot be used.", why, remedy or REMEDIES[cause])
         self.main_key, self.cause, self.operation, self.detail = main_key, cause, operation, detail
+        self.denial = denial
         self.code = f"main_key_{cause.value}"
 
 
@@ -146,13 +177,17 @@ class WrapRefused(Permanent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One result of a probe. `ok` findings are kept too: they say what was looked at."""
+    """One result of a probe. `ok` findings are kept too: they say what was looked at.
+
+    `statement`: the very IAM statement that is missing, where that is what is wrong.
+    """
 
     code: str
     ok: bool
     main_key: str
     cause: str
     remedy: str = ""
+    statement: dict[str, Any] | None = None
 
 
 class ProbeFailed(Permanent):

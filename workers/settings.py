@@ -28,6 +28,15 @@ class Settings(BaseSettings):
     managed_key_file: Path | None = Field(
         default=None, description="File of the platform's own main key (mode 0600). Without it `managed:` is closed."
     )
+    aws_access_file: Path | None = Field(
+        default=None,
+        description="JSON, by AWS account: role_arn and external_id to assume, backup_region of multi-region keys.",
+    )
+    aws_principal_arn: str | None = Field(
+        default=None,
+        pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:(root|(role|user)/[A-Za-z0-9_+=,.@/-]+)$",
+        description="Who keyrepack is to AWS: named in the policies that customers attach.",
+    )
     openbao_address: str | None = Field(
         default=None,
         description="OpenBao's or Vault's URL, https (http on loopback only). Without it `openbao:` is closed.",
