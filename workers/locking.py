@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from uuid import UUID
 
 from schemas.states import RUNNING, RepackState
-from workers.errors import Cause, KmsRefused, KmsUnreachable
+from workers.errors import Cause, KmsRefused, KmsUnreachable, WrapRefused
+from workers.kms.port import encryption_context
 from workers.logs import log
 from workers.services import Services
 from workers.store.database import Connection
-from workers.store.environments import Environment, live_tops, lock_environment, set_lock
+from workers.store.environments import (
+    Environment,
+    TopVersion,
+    get_environment,
+    live_tops,
+    lock_environment,
+    set_lock,
+)
 from workers.store.outbox import tell
 from workers.store.repacks import change_state, open_repack
+from workers.store.roots import sample_wrap
 from workers.store.types import read_clock
 
 Settle = Callable[[Connection], None]
@@ -102,7 +112,11 @@ def restrict(services: Services, environment: Environment, *, cause: Cause, deta
 
 
 def unlock_if_restricted(services: Services, environment: Environment, *, actor: str = "") -> bool:
-    """Unlock an environment whose KMS answers again. A revocation by the customer's word stands."""
+    """Unlock an environment whose KMS opens its roots again. A revocation by the customer's word stands."""
+    with services.database.read() as connection:
+        locked = get_environment(connection, environment.id).lock_cause in (Lock.RESTRICTED, Lock.LOST)
+    if not locked or _second_look(services, environment) is not None:
+        return False
     with services.database.write() as connection:
         current = lock_environment(connection, environment.id)
         if current.lock_cause not in (Lock.RESTRICTED, Lock.LOST):
@@ -114,27 +128,42 @@ def unlock_if_restricted(services: Services, environment: Environment, *, actor:
 
 def suspect(services: Services, environment: Environment, error: KmsRefused) -> None:
     """A main key refused while it was used: look, and lock if that is how it is."""
-    try:
-        restrict(services, environment, cause=error.cause, detail=error.why)
-    except KmsUnreachable:
-        return
+    restrict(services, environment, cause=error.cause, detail=error.why)
 
 
-def _second_look(services: Services, environment: Environment) -> list[Cause]:
-    """What DescribeKey says of every live main key, the active one first; empty unless each one refuses."""
+def _second_look(services: Services, environment: Environment) -> list[Cause] | None:
+    """Why every live main key refuses, the active one's reason first; None as soon as one of them opens a root.
+
+    Empty where one gives no answer: nothing follows from that, neither a lock nor an unlock.
+    """
     with services.database.read() as connection:
         tops = live_tops(connection, environment.id)
-    found = []
+        samples = {top.version: sample_wrap(connection, environment.id, top.version) for top in tops}
+    found: list[Cause] = []
     for top in tops:
-        try:
-            services.loop.run(services.kms.main_key(top.main_key).describe())
-        except KmsRefused as error:
-            found.append(error.cause)
-        except KmsUnreachable:
+        cause = services.loop.run(_why_refused(services, environment, top, samples[top.version]))
+        if cause in (Cause.UNREACHABLE, Cause.THROTTLED, Cause.UNSUPPORTED):
             return []
-        else:
-            return []
+        if cause is None:
+            return None
+        found.append(cause)
     return found
+
+
+async def _why_refused(
+    services: Services, environment: Environment, top: TopVersion, sample: tuple[UUID, bytes] | None
+) -> Cause | None:
+    """Describe a main key and open a root with it: its owner may have left the one allowed and withdrawn the other."""
+    main_key = services.kms.main_key(top.main_key)
+    try:
+        await main_key.describe()
+        if sample is not None:
+            await main_key.unwrap(sample[1], encryption_context(environment.environment_id, sample[0]))
+    except (KmsRefused, KmsUnreachable) as error:
+        return error.cause
+    except WrapRefused:
+        return None  # the key answers; it is the sample that is broken
+    return None
 
 
 def _lock(

@@ -284,3 +284,21 @@ def test_a_rotation_in_mid_run_is_followed_by_the_next_repack(world: World) -> N
     assert world.run(repack).state == RepackState.FINISHED
     assert world.repack(environment, None, Mode.SHALLOW).state == RepackState.FINISHED
     assert {key: Keyring(world.main).unwrap(key) for key in keys} == keys
+
+
+def test_a_key_that_is_described_and_opens_nothing_is_restricted(world: World) -> None:
+    """A policy that leaves DescribeKey and withdraws Decrypt is a restriction, and no poll's look lifts it."""
+    environment = world.environment()
+    keys = usual_tree(world, environment)
+
+    async def refuse(operation: str, name: str) -> None:
+        raise KmsRefused(main_key=f"memory:{name}", cause=Cause.DENIED, operation=operation)
+
+    world.kms.before("unwrap", refuse)
+    world.forget()
+    with pytest.raises(KmsRefused):
+        world.keyring.unwrap(next(iter(keys)))
+    assert lock_of(world, environment) == Lock.RESTRICTED
+    assert not locking.unlock_if_restricted(world.main, environment)
+    world.kms.before("unwrap", None)
+    assert locking.unlock_if_restricted(world.main, environment)
