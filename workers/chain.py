@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.keys import KeyKind
@@ -31,6 +31,9 @@ class ChainRows:
 
     links: Mapping[Pair, Link]
     root_wraps: Mapping[Pair, list[StoredRootWrap]]
+    # What the cache held at that moment: it may have expired by the time the rows are opened, and its roots' wraps were
+    # not read. R10: in no repr.
+    cached: Mapping[Pair, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Chain:
@@ -49,7 +52,7 @@ class Chain:
         """
         wanted = set(pairs)
         epoch = self._epochs.check(environment)
-        opened = self._cached(wanted, epoch)
+        opened: OpenedVersions = {**self._cached(wanted, epoch)}
         missing = wanted - opened.keys()
         if not missing:
             return opened
@@ -60,12 +63,14 @@ class Chain:
     def read_rows(self, connection: Connection, pairs: Iterable[Pair], epoch: int) -> ChainRows:
         """Links up to the roots or to what is cached, and the roots' wraps."""
         links = load_links(connection, pairs)
-        roots = [link.id for link in links.values() if link.parent is None and not self._cache.get(link.pair, epoch)]
-        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots))
+        cached = self._cached(links, epoch)
+        roots = [link.id for link in links.values() if link.parent is None and link.pair not in cached]
+        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots), cached)
 
     def open_rows(self, environment: UUID, epoch: int, rows: ChainRows, wanted: Iterable[Pair]) -> OpenedVersions:
         """Open from rows that were read before, in `epoch`: no database is touched while a KMS is waited for."""
-        opened = self._cached(rows.links, epoch)
+        known = {**self._cached(rows.links, epoch), **rows.cached}
+        opened: OpenedVersions = {**known}
         roots = [link for link in rows.links.values() if link.parent is None and link.pair not in opened]
         if roots:
             opened |= self._loop.run(self._open_roots(environment, roots, rows))
@@ -73,7 +78,7 @@ class Chain:
             if link.pair not in opened:
                 opened[link.pair] = _open_link(environment, link, rows, opened)
         for pair, material in opened.items():
-            if isinstance(material, bytes) and self._cache.get(pair, epoch) is None:
+            if isinstance(material, bytes) and pair not in known:  # R8: nothing known is given a second life
                 self._cache.put(pair, material, environment=environment, epoch=epoch)
         missing = WrapRefused(reason=WrapReason.PARENT_MISSING)
         return {pair: opened.get(pair, missing) for pair in wanted}
@@ -111,7 +116,7 @@ class Chain:
         )
         return {link.pair: material for link, material in zip(roots, materials, strict=True)}
 
-    def _cached(self, pairs: Iterable[Pair], epoch: int) -> OpenedVersions:
+    def _cached(self, pairs: Iterable[Pair], epoch: int) -> dict[Pair, bytes]:
         found = ((pair, self._cache.get(pair, epoch)) for pair in pairs)
         return {pair: material for pair, material in found if material is not None}
 

@@ -4,6 +4,7 @@ KeyrepackError
 ├── Transient                 try again: nothing is known to be wrong
 │   ├── KmsUnreachable        the KMS did not answer: not a revocation
 │   ├── KmsThrottled          the KMS answered "too fast"
+│   ├── ProbeUnanswered       a new main key was probed, and its KMS or the old one's did not answer: `findings`
 │   └── DatabaseAway          the database did not answer
 ├── Permanent                 trying again changes nothing
 │   ├── KmsRefused            the KMS answered "no": disabled, denied, deleted … (`cause`)
@@ -188,6 +189,23 @@ class Finding:
     cause: str
     remedy: str = ""
     statement: dict[str, Any] | None = None
+    transient: bool = False  # the KMS did not answer: nothing follows from it about the key
+
+
+class ProbeUnanswered(Transient):
+    """A main key was probed and a KMS did not answer: nothing was changed, and nothing was refused."""
+
+    code = "probe_unanswered"
+
+    def __init__(self, findings: list[Finding]) -> None:
+        bad = [finding for finding in findings if not finding.ok]
+        super().__init__(
+            "Nothing was changed: a KMS did not answer.",
+            " ".join(f"{finding.main_key}: {finding.cause}" for finding in bad),
+            " ".join(dict.fromkeys(finding.remedy for finding in bad if finding.remedy)),
+        )
+        self.findings = findings
+        self.code = bad[0].code if bad else self.code
 
 
 class ProbeFailed(Permanent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from schemas.events import (
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
 from workers import locking, watching
-from workers.errors import AlreadyInForce, NotFound, Permanent
+from workers.errors import AlreadyInForce, LostRace, NotFound, Permanent
 from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.services import Services
@@ -38,6 +39,10 @@ AT_ONCE = frozenset({"main_key.revoked", "main_key.restored"})
 
 TOLERANCE_SECONDS = 300.0
 """How far from now a signature may be where no setting says otherwise: Standard Webhooks' own advice."""
+
+
+class _HandledMeanwhile(LostRace):
+    """Another worker gave the event its effect."""
 
 
 def take_event(
@@ -84,8 +89,10 @@ def handle_event(services: Services, inbox_id: int) -> None:
     try:
         _act(services, event, inbox_id)
         log.info("event.handled", event_id=event.id, type=event.type)
+    except _HandledMeanwhile:
+        log.info("event.repeated", event_id=event.id)
     except AlreadyInForce as error:
-        with services.database.write() as connection:
+        with services.database.write() as connection, contextlib.suppress(_HandledMeanwhile):
             _settle(inbox_id, code=error.code, why=error.why)(connection)
     except Permanent as error:
         _refuse(services, inbox_id, event, received.body, error)
@@ -154,16 +161,17 @@ def _workspaces(connection: Connection, data: InboundData) -> set[str]:
 
 def _settle(inbox_id: int, **outcome: Any) -> Callable[[Connection], None]:
     def settle(connection: Connection) -> None:
+        # R2: one who took the event up earlier may have done all of it, and others more, while this one was probing.
+        received = inbox.find_received(connection, inbox_id, lock=True)
+        if received is None or received.state != "received":
+            raise _HandledMeanwhile("The event has had its effect.")
         inbox.settle(connection, inbox_id, state=HANDLED, outcome=outcome)
 
     return settle
 
 
 def _settle_repack(inbox_id: int) -> Callable[[Connection, Repack], None]:
-    def settle(connection: Connection, repack: Repack) -> None:
-        inbox.settle(connection, inbox_id, state=HANDLED, outcome={"repack": str(repack.repack_id)})
-
-    return settle
+    return lambda connection, repack: _settle(inbox_id, repack=str(repack.repack_id))(connection)
 
 
 def _refuse(services: Services, inbox_id: int, event: Event, body: bytes, error: KeyrepackError) -> None:

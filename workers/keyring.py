@@ -285,7 +285,8 @@ class Keyring:
         with services.database.write() as connection:
             if above is None:
                 check_tops(connection, environment, tops)
-            store_version(connection, environment, minted, wrapping_key=row.id, version=version)
+            if store_version(connection, environment, minted, wrapping_key=row.id, version=version) and minted.parent:
+                versions.add_wraps(connection, minted.parent, 1)
 
 
 class _Rekeyed(LostRace):

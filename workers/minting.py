@@ -19,7 +19,7 @@ from workers.services import Services
 from workers.store.database import Connection
 from workers.store.environments import Environment, TopVersion, live_tops
 from workers.store.keys import Pair, insert_root_wraps
-from workers.store.versions import add_wraps, hold_version, insert_version
+from workers.store.versions import hold_version, insert_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +127,8 @@ def store_version(
 ) -> bool:
     """Make a minted version the active one. False where it is there already; then nothing is stored (R2).
 
+    The caller counts the wrap that its parent's version made: of many at once, in the order of the parents.
+
     Raises VersionGone where its parent's version was shredded meanwhile (R5).
     """
     if minted.parent is not None:
@@ -143,6 +145,4 @@ def store_version(
     if stored and minted.parent is None:
         rows = minted.root_rows(environment=environment.id, kind=KeyKind.WRAPPING, key=wrapping_key, version=version)
         insert_root_wraps(connection, rows)
-    elif stored and minted.parent is not None:
-        add_wraps(connection, minted.parent, 1)
     return stored

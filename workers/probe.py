@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from schemas.keys import KEY_BYTES, KeyKind, MainKeyUri
-from workers.errors import Finding, KmsRefused, KmsUnreachable, WrapRefused
+from workers.errors import Finding, KmsRefused, KmsUnreachable, ProbeFailed, ProbeUnanswered, WrapRefused
 from workers.kms.port import encryption_context
 from workers.policies import missing_statement
 from workers.services import Services
@@ -32,6 +32,11 @@ class Probe:
     def is_clear(self) -> bool:
         """Whether every finding is good."""
         return all(finding.ok for finding in self.findings)
+
+    def failure(self) -> ProbeFailed | ProbeUnanswered:
+        """What to raise where it is not clear. One definite answer outweighs any number of missing ones."""
+        refused = any(not finding.ok and not finding.transient for finding in self.findings)
+        return ProbeFailed(self.findings) if refused else ProbeUnanswered(self.findings)
 
 
 def probe_replacement(services: Services, environment: Environment, source: TopVersion, target: MainKeyUri) -> Probe:
@@ -133,5 +138,11 @@ def _bad(services: Services, environment: Environment, error: KmsRefused | KmsUn
         principal = services.settings.aws_principal_arn
         statement = missing_statement(denial, environment.environment_id, principal=principal)
     return Finding(
-        code=error.code, ok=False, main_key=error.main_key, cause=error.why, remedy=error.remedy, statement=statement
+        code=error.code,
+        ok=False,
+        main_key=error.main_key,
+        cause=error.why,
+        remedy=error.remedy,
+        statement=statement,
+        transient=isinstance(error, KmsUnreachable),
     )

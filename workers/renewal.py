@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -221,12 +221,17 @@ class MintBatch:
         repack = self.run.repack
         if self.tops:
             check_tops(connection, self.run.environment, self.tops)
+        wraps: Counter[Pair] = Counter()
         for key, minted in sorted(self.fresh.items()):
             version = self.versions.get(key, 0) + 1
             if store_version(
                 connection, self.run.environment, minted, wrapping_key=key, version=version, repack=repack.id
             ):
                 self.stored.append(((key, version), minted))
+                wraps.update([minted.parent] if minted.parent is not None else [])
+        # Last, and in order: two batches whose keys hang from the same parents would else wait for each other.
+        for pair, count in sorted(wraps.items()):
+            add_wraps(connection, pair, count)
         set_aside(
             connection,
             repack=repack.id,

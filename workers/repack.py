@@ -24,7 +24,6 @@ from workers.errors import (
     KmsUnreachable,
     LeaseLost,
     LostRace,
-    ProbeFailed,
     RepackConflict,
 )
 from workers.locking import suspect
@@ -101,7 +100,7 @@ def start_repack(services: Services, request: Request, *, settle: Settle = _sett
     """Start a repack, or return the open one that was asked for in the same words.
 
     `settle(connection, repack)` runs in the same transaction: an event's effect and its record commit together (R2).
-    Raises ProbeFailed (R7), RepackConflict, AlreadyInForce, HierarchyBroken; then nothing was changed.
+    Raises ProbeFailed (R7), ProbeUnanswered, RepackConflict, AlreadyInForce, HierarchyBroken; then nothing was changed.
     """
     for _ in range(STARTS - 1):
         try:
@@ -120,7 +119,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
         return found
     probe = probe_replacement(services, request.environment, source, target)
     if not probe.is_clear:
-        raise ProbeFailed(probe.findings)
+        raise probe.failure()
     is_same = str(target) == source.main_key and probe.generation == source.generation
     if is_same and (probe.generation or request.target):
         raise AlreadyInForce(main_key=source.main_key)

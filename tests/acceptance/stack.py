@@ -343,6 +343,11 @@ class Stack:
         """Calls the simulator counted since it was last told to start from zero, by operation."""
         return Counter(self.simulator.calls()["by_operation"])
 
+    def fresh_keyring(self) -> Keyring:
+        """A keyring that remembers nothing."""
+        self.services.cache.clear()
+        return Keyring(self.services)
+
     def client(self) -> redis.Redis:
         """A client of the broker. Close it."""
         return redis.Redis.from_url(self.redis.url)
@@ -392,12 +397,11 @@ class Stack:
 
     def check_keys(self, seeded: Seeded) -> None:
         """Every key opens to what it was born as, nothing is stale, and the audit chain is whole."""
-        self.services.cache.clear()
+        fresh = self.fresh_keyring()
         report = verify_environment(self.services, seeded.environment)
         assert (report.broken, report.named) == (0, [])
         assert report.verified == seeded.all_keys
         assert (report.stale, report.draining) == (0, 0)
-        fresh = Keyring(self.services)  # nothing cached
         assert {key: fresh.unwrap(key) for key in seeded.sample} == seeded.sample  # R1
         with self.services.database.read() as connection:
             verdict = verify_chain(connection)

@@ -62,7 +62,7 @@ def a_world(template: Template) -> Iterator[tuple[World, Oracle, Repack]]:
 
 def count_writes(template: Template) -> int:
     """How many transactions a run takes."""
-    with a_world(template) as (world, oracle, repack):
+    with a_world(template) as (world, _oracle, repack):
         door = CountingDoor()
         ended = world.run(repack, world.process(door=door))
         assert ended.state == RepackState.FINISHED

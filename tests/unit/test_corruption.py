@@ -32,7 +32,7 @@ def quarantined(world: World) -> dict[UUID, WrapReason]:
     return {row["key_id"]: WrapReason(row["reason"]) for row in world.rows(models.quarantine) if row["open"]}
 
 
-# Data keys below a wrapping key ----------------------------------------------------------------------------------------
+# Data keys below a wrapping key --------------------------------------------------------------------------------------
 
 
 def _set_data(world: World, row: Row, **values: Any) -> None:
@@ -168,7 +168,7 @@ def test_a_wrap_under_another_parent(world: World) -> None:
     assert quarantined(world) == {row["key_id"]: WrapReason.DOES_NOT_OPEN}
 
 
-# Versions of wrapping keys ---------------------------------------------------------------------------------------------
+# Versions of wrapping keys -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def _repaired(world: World, own: Any, version: Row) -> Row:
     return {"wrapped": version["wrapped"], "fingerprint": version["fingerprint"]}
 
 
-# Roots -------------------------------------------------------------------------------------------------------------------
+# Roots ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -325,7 +325,7 @@ def _repair_root(world: World, wrap: Row) -> None:
         connection.execute(root_wraps.insert().values(**wrap))
 
 
-# After a quarantine ------------------------------------------------------------------------------------------------------
+# After a quarantine --------------------------------------------------------------------------------------------------
 
 
 def _deep_with_a_broken_key(world: World) -> tuple[Environment, Repack, Row]:
@@ -363,7 +363,7 @@ def test_the_next_deep_repack_sets_it_aside_again(world: World) -> None:
     assert [held["repack"] for held in world.rows(models.quarantine) if held["open"]] == [again.id]
 
 
-# The hierarchy as such -------------------------------------------------------------------------------------------------------
+# The hierarchy as such -----------------------------------------------------------------------------------------------
 
 
 def _orphan(world: World, ids: list[int]) -> int:

@@ -1,191 +1,180 @@
-"""Events in: what is taken, what is rejected with which code, and what each type leads to."""
+"""Events in: each bad one named and kept, each good one given its effect once."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from producers.signing import generate_key, sign
-from schemas.events import INBOUND
-from schemas.states import Mode
+from schemas.events import MAX_EVENT_BYTES
+from schemas.states import RepackState
+from tests.engine import Crash, CrashDoor, World, usual_tree
 from workers.errors import Cause
 from workers.intake import handle_event, take_event
-from workers.keyring import Keyring
-from workers.kms.memory import MemoryKms
-from workers.services import Services
+from workers.repack import walk_slice
 from workers.sources import Sources
-from workers.store import inbox
-from workers.store.environments import Environment, get_environment
-from workers.store.repacks import latest_repack
+from workers.store import models
+from workers.store.environments import Environment
+from workers.store.repacks import get_repack
 
-CONSOLE, ACME = generate_key(), generate_key()
-AWS: dict[str, Any] = {
-    "version": "0",
-    "id": "aws-1",
-    "detail-type": "KMS CMK Rotation",
-    "source": "aws.kms",
-    "account": "111122223333",
-    "region": "eu-west-1",
-    "resources": ["arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"],
-    "detail": {},
-}
-
-Take = Callable[..., int | None]
+ARN = "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/"
 
 
-@pytest.fixture
-def environment(services: Services) -> Environment:
-    return Keyring(services).create_environment("acme", "production", main_key="memory:a", actor="test")
+def body(environment: Environment | None, main_key: str = "memory:b", **changed: Any) -> bytes:
+    """A replacement, as another service would publish it."""
+    data = {"environment": str(environment.environment_id if environment else uuid4()), "main_key": main_key}
+    event = {"specversion": "1.0", "id": "1", "source": "tests", "type": "main_key.replaced", "data": data}
+    return json.dumps(event | changed).encode()
 
 
-@pytest.fixture
-def take(services: Services, tmp_path: Path) -> Take:
-    """A function that takes an event, signed by `key` unless that is None; `at` is when it was signed."""
-    path = tmp_path / "sources.json"
-    console = {"source": "/console", "keys": [CONSOLE.public], "workspaces": ["*"], "types": list(INBOUND)}
-    acme = {"source": "/acme", "keys": [ACME.public], "workspaces": ["acme"], "types": ["main_key.revoked"]}
-    aws = {"source": "aws.kms", "trusted": True, "workspaces": ["*"], "types": ["main_key.changed"]}
-    path.write_text(json.dumps({"sources": [console, acme, aws]}))
-    sources = Sources(path)
-
-    def taken(event: dict[str, Any], key: str | None = CONSOLE.secret, at: float | None = None) -> int | None:
-        body = json.dumps(event).encode()
-        headers = sign(event["id"], body, key, clock=lambda: time.time() if at is None else at) if key else {}
-        return take_event(services.database, body, headers=headers, sources=sources)
-
-    return taken
+def take(world: World, event: bytes) -> int | None:
+    """Take an event, and give it its effect."""
+    row = take_event(world.main.database, event, sources=Sources(None, allow_unsigned=True))
+    if row is not None:
+        handle_event(world.main, row)
+    return row
 
 
-def event(kind: str, source: str = "/console", at: str = "e-1", **data: Any) -> dict[str, Any]:
-    return {"specversion": "1.0", "id": at, "source": source, "type": kind, "data": data}
+def codes(world: World) -> list[str]:
+    """Why events were rejected, in order."""
+    return [row["code"] for row in sorted(world.rows(models.rejected_events), key=lambda row: row["id"])]
 
 
-def rejected(services: Services) -> list[str]:
-    with services.database.read() as connection:
-        return [row["code"] for row in inbox.list_rejected(connection)]
+BAD: list[tuple[str, Any]] = [
+    ("malformed_json", lambda _: b"{"),
+    ("malformed_json", lambda _: b"\xff\xfe"),
+    ("malformed_event", lambda _: b"[]"),
+    ("malformed_event", lambda e: body(e, specversion="0.3")),
+    ("malformed_event", lambda e: body(e, id="")),
+    ("malformed_event", lambda e: body(e, data="text")),
+    ("unknown_type", lambda e: body(e, type="main_key.eaten")),
+    ("unknown_version", lambda e: body(e, data={"version": 2, "environment": str(e.environment_id)})),
+    ("malformed_data", lambda e: body(e, data={"environment": str(e.environment_id)})),
+    ("malformed_data", lambda e: body(e, data={"environment": "acme", "main_key": "memory:b"})),
+    ("malformed_main_key", lambda e: body(e, "b")),
+    ("malformed_main_key", lambda e: body(e, ARN + "nonsense")),
+    ("too_large", lambda e: body(e, note="x" * MAX_EVENT_BYTES)),
+    ("not_found", lambda _: body(None)),
+]
 
 
-def locks(services: Services, *environments: Environment) -> list[str | None]:
-    with services.database.read() as connection:
-        return [get_environment(connection, environment.id).lock_cause for environment in environments]
+@pytest.mark.parametrize(("code", "make"), BAD, ids=[f"{n}_{part[0]}" for n, part in enumerate(BAD)])
+def test_a_bad_event_is_kept_and_changes_nothing(world: World, code: str, make: Any) -> None:
+    """It is dead-lettered with its code and a reason, and nothing but the list of rejected events changes."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    before = world.dump(models.rejected_events, models.inbox)
+    take(world, make(environment))
+    assert codes(world) == [code]
+    row = world.rows(models.rejected_events)[0]
+    assert row["why"]
+    assert row["remedy"]
+    assert world.dump(models.rejected_events, models.inbox) == before
 
 
-def test_nothing_is_taken_without_a_table_of_sources(services: Services, environment: Environment) -> None:
-    """Closed when not configured: a well-formed event is rejected as of an unknown source, and kept."""
-    body = json.dumps(event("main_key.rotated", environment=str(environment.environment_id))).encode()
-    assert take_event(services.database, body) is None
-    assert rejected(services) == ["unknown_source"]
+def test_an_event_starts_its_repack_once(world: World) -> None:
+    """R2: the same event again, early, late or after the end, is a no-op."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    row = take(world, body(environment))
+    assert row is not None
+    repack = world.rows(models.repacks)[0]
+    assert json.loads(json.dumps(world.rows(models.inbox)[0]["outcome"])) == {"repack": str(repack["repack_id"])}
+    with world.main.database.read() as connection:
+        started = get_repack(connection, repack["id"])
+    for _ in range(2):
+        before = world.dump()
+        assert take(world, body(environment)) is None
+        handle_event(world.main, row)
+        assert world.dump() == before
+        assert world.run(started).state == RepackState.FINISHED
 
 
-def test_an_unsigned_event_never_reaches_the_inbox(services: Services, environment: Environment, take: Take) -> None:
-    """Unsigned, foreign and mistimed messages are rejected with their code, and leave no trace in the inbox."""
-    wanted = event("main_key.rotated", environment=str(environment.environment_id))
-    assert take(wanted, None) is None
-    assert take(wanted, ACME.secret) is None
-    assert take(wanted, at=time.time() - 400) is None
-    assert rejected(services) == ["stale_signature", "bad_signature", "unsigned"]
-    assert take(wanted) is not None, "the id was not used up"
+def test_a_replay_with_another_body(world: World) -> None:
+    """An id that came before with another body is rejected; what it did stays."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    take(world, body(environment))
+    before = world.dump(models.rejected_events)
+    assert take(world, body(environment, "memory:c")) is None
+    assert codes(world) == ["replayed_id"]
+    assert world.dump(models.rejected_events) == before
 
 
-def test_a_late_revocation_is_honoured(services: Services, environment: Environment, take: Take) -> None:
-    """R8: an authentic revocation that is a week late still locks."""
-    inbox_id = take(event("main_key.revoked", environment=str(environment.environment_id)), at=time.time() - 604_800)
-    assert inbox_id is not None
-    handle_event(services, inbox_id)
-    assert locks(services, environment) == ["revoked"]
+@pytest.mark.parametrize("cause", [Cause.DISABLED, Cause.DENIED, Cause.PENDING_DELETION, Cause.WRONG_USAGE])
+def test_an_unusable_main_key_is_rejected_and_told(world: World, cause: Cause) -> None:
+    """R7, R11: the one who asked hears the precise cause; the old main key stays in force."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    world.kms.set_state("b", cause)
+    take(world, body(environment))
+    assert codes(world) == [f"main_key_{cause.value}"]
+    assert not world.rows(models.repacks)
+    told = [json.loads(row["body"]) for row in world.rows(models.outbox) if row["type"] == "main_key.rejected"]
+    assert [event["data"]["code"] for event in told] == [f"main_key_{cause.value}"]
+    assert "memory:b" in told[0]["data"]["why"]
 
 
-def test_a_replay_is_a_no_op(services: Services, environment: Environment, take: Take) -> None:
-    """R2: the same revocation again, after the return, changes nothing; nor does a repeat that is late by now."""
-    name = str(environment.environment_id)
-    revoked = event("main_key.revoked", environment=name)
-    handle_event(services, take(revoked) or 0)
-    handle_event(services, take(event("main_key.restored", at="e-2", environment=name)) or 0)
-    assert take(revoked) is None
-    assert take(event("main_key.restored", at="e-2", environment=name), at=time.time() - 1000) is None
-    assert locks(services, environment) == [None]
-    assert rejected(services) == []
+def test_a_conflict_is_rejected_and_told(world: World) -> None:
+    """Another replacement while one runs changes nothing of it."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    take(world, body(environment))
+    before = world.rows(models.repacks)
+    take(world, body(environment, "memory:c", id="2"))
+    assert codes(world) == ["repack_conflict"]
+    assert world.rows(models.repacks) == before
 
 
-def test_an_id_with_another_body_is_rejected(services: Services, environment: Environment, take: Take) -> None:
-    """Authentic or not, one id stands for one event."""
-    take(event("main_key.revoked", environment=str(environment.environment_id)))
-    assert take(event("main_key.revoked", workspace="acme")) is None
-    assert rejected(services) == ["replayed_id"]
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("at", [0, 1])
+def test_effect_and_record_are_one_transaction(world: World, at: int, committed: bool) -> None:
+    """R2: wherever the process dies, the event is done again or not at all: one repack, one outcome."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    row = take_event(world.main.database, body(environment), sources=Sources(None, allow_unsigned=True))
+    assert row is not None
+    try:
+        handle_event(world.process(door=CrashDoor(at, committed=committed)), row)
+    except Crash:
+        assert len(world.rows(models.repacks)) == (world.rows(models.inbox)[0]["state"] == "handled")
+    handle_event(world.process(), row)
+    assert len(world.rows(models.repacks)) == 1
+    assert world.rows(models.inbox)[0]["state"] == "handled"
 
 
-def test_a_source_may_say_only_what_it_may(services: Services, environment: Environment, take: Take) -> None:
-    """Another workspace, an environment that is not there, and another type are not allowed; its own is."""
-    other = Keyring(services).create_environment("other", "production", main_key="memory:b", actor="test")
-    for number, (kind, data) in enumerate([
-        ("main_key.revoked", {"workspace": "other"}),
-        ("main_key.revoked", {"environment": str(other.environment_id)}),
-        ("main_key.revoked", {"environment": "00000000-0000-0000-0000-000000000000"}),
-        ("main_key.restored", {"workspace": "acme"}),
-    ]):  # fmt: skip
-        assert take(event(kind, "/acme", str(number), **data), ACME.secret) is None
-    assert rejected(services) == ["not_allowed"] * 4
-    own = event("main_key.revoked", "/acme", environment=str(environment.environment_id))
-    assert take(own, ACME.secret) is not None
+def test_an_event_that_is_handled_twice_at_once(world: World) -> None:
+    """R2: one who took up an event, and comes late, does not undo what came after it."""
+    environment = world.environment()
+    usual_tree(world, environment, hours=1)
+    row = take_event(world.main.database, body(environment), sources=Sources(None, allow_unsigned=True))
+    assert row is not None
+    late, first = world.process(), world.process()
+
+    async def overtaken(_operation: str, _name: str) -> None:
+        world.kms.before("describe", None)
+        handle_event(first, row)
+        for target in ("memory:b", "memory:c"):
+            repack = world.start(environment, target, services=first)
+            while walk_slice(first, repack.id):
+                pass
+
+    world.kms.before("describe", overtaken)
+    handle_event(late, row)
+    assert [repack["target_key"] for repack in world.rows(models.repacks)] == ["memory:b", "memory:c"]
 
 
-def test_a_workspace_is_revoked_and_restored_as_a_whole(
-    services: Services, environment: Environment, take: Take
-) -> None:
-    """All of a workspace's environments lock and unlock with one event; another workspace's do not."""
-    second = Keyring(services).create_environment("acme", "staging", main_key="memory:b", actor="test")
-    other = Keyring(services).create_environment("other", "production", main_key="memory:a", actor="test")
-    handle_event(services, take(event("main_key.revoked", workspace="acme", reason="we left")) or 0)
-    assert locks(services, environment, second, other) == ["revoked", "revoked", None]
-    handle_event(services, take(event("main_key.restored", at="e-2", workspace="acme")) or 0)
-    assert locks(services, environment, second, other) == [None, None, None]
-
-
-def test_a_revocation_of_nothing_is_rejected(services: Services, take: Take) -> None:
-    """A workspace without environments is not found: nobody believes that something was locked."""
-    handle_event(services, take(event("main_key.revoked", workspace="nobody")) or 0)
-    assert rejected(services) == ["not_found"]
-
-
-def test_a_replacement_starts_a_repack(services: Services, environment: Environment, take: Take) -> None:
-    """The event's effect and the record of it are there together; handled again it changes nothing."""
-    data = {"environment": str(environment.environment_id), "main_key": "memory:b"}
-    inbox_id = take(event("main_key.replaced", **data)) or 0
-    handle_event(services, inbox_id)
-    handle_event(services, inbox_id)
-    with services.database.read() as connection:
-        repack = latest_repack(connection, environment.id)
-        received = inbox.find_received(connection, inbox_id)
-    assert repack is not None
-    assert (repack.target_key, repack.mode) == ("memory:b", Mode.DEEP)
-    assert received is not None
-    assert received.outcome == {"repack": str(repack.repack_id)}
-
-
-def test_a_hint_is_looked_into_at_once_and_never_believed(
-    services: Services, environment: Environment, take: Take, memory_kms: MemoryKms
-) -> None:
-    """A key said to have changed is described: as it works nothing happens, and when it is refused it locks."""
-    handle_event(services, take(event("main_key.changed", main_key="memory:a", said="DisableKey")) or 0)
-    assert locks(services, environment) == [None]
-    memory_kms.set_state("a", Cause.DISABLED)
-    handle_event(services, take(event("main_key.changed", at="e-2", main_key="memory:a")) or 0)
-    assert locks(services, environment) == ["restricted"]
-
-
-def test_awss_own_envelope_is_taken(services: Services, take: Take, memory_kms: MemoryKms) -> None:
-    """An event of EventBridge needs no CloudEvent around it; a key nobody uses costs no call."""
-    inbox_id = take(AWS, None)
-    assert inbox_id is not None
-    before = dict(memory_kms.calls)
-    handle_event(services, inbox_id)
-    assert memory_kms.calls == before
-    assert take(AWS, None) is None, "a repeat, handled already"
-    assert rejected(services) == []
-    assert take(AWS | {"id": "aws-2", "source": "aws.s3"}, None) is None
-    assert rejected(services) == ["unknown_type"]
+def test_a_rotation_that_was_none(world: World) -> None:
+    """A hint that the KMS rotated the key is checked against the KMS; nothing to do is an outcome too."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    take(world, body(environment, type="main_key.rotated"))
+    assert not world.rows(models.repacks)
+    assert world.rows(models.inbox)[0]["outcome"]["code"] == "already_in_force"
+    world.kms.rotate("a")
+    take(world, body(environment, type="main_key.rotated", id="2"))
+    assert [(repack["mode"], repack["target_key"]) for repack in world.rows(models.repacks)] == [
+        ("shallow", "memory:a")
+    ]

@@ -27,6 +27,9 @@ READY_SECONDS = 60.0
 
 LOOK_SECONDS = 0.05
 
+WHOLE_LOG = 100_000
+"""Lines of a worker's log that are looked through: it may have begun to work before anybody looks."""
+
 STOP_SECONDS = 8.0
 """A worker that is asked to stop finishes its batch, not its slice; then it is killed, which costs nothing (R4)."""
 
@@ -93,7 +96,7 @@ def wait_for_simulator(supervisor: Supervisor, client: SimulatorClient) -> None:
 
 def wait_for_worker(supervisor: Supervisor, name: str) -> None:
     """Wait until a worker says that it is ready. Raises ServerDidNotStart."""
-    _wait(supervisor, name, lambda: " ready." in supervisor.tail(name))
+    _wait(supervisor, name, lambda: " ready." in supervisor.tail(name, WHOLE_LOG))
 
 
 def _wait(supervisor: Supervisor, name: str, answers: Callable[[], bool]) -> None:

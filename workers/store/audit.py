@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from schemas.envelope import same_bytes
 from workers.store.models import audit, audit_head
@@ -90,17 +91,19 @@ def append_record(
     )
     values = {name: getattr(record, name) for name in AuditRecord.__slots__} | {"hash": record.expected_hash()}
     connection.execute(insert(audit).values(values))
-    if last == 0:
-        connection.execute(insert(audit_head).values(id=1, seq=seq, hash=values["hash"]))
-    else:
-        connection.execute(update(audit_head).values(seq=seq, hash=values["hash"]))
+    connection.execute(update(audit_head).values(seq=seq, hash=values["hash"]))
     return AuditRecord(**values)
 
 
 def lock_head(connection: Connection) -> tuple[int, bytes]:
     """The chain's last record (seq, hash), kept as the last until the transaction ends; (0, GENESIS) without any."""
-    head = connection.execute(select(audit_head.c.seq, audit_head.c.hash).with_for_update()).first()
-    return (head.seq, head.hash) if head else (0, GENESIS)
+    query = select(audit_head.c.seq, audit_head.c.hash).with_for_update()
+    head = connection.execute(query).first()
+    if head is None:  # nobody can be kept waiting on a row that is not there: the first two would both write record 1
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        connection.execute(dialect.insert(audit_head).values(id=1, seq=0, hash=GENESIS).on_conflict_do_nothing())
+        head = connection.execute(query).one()
+    return head.seq, head.hash
 
 
 def read_head(connection: Connection) -> tuple[int, bytes]:

@@ -44,6 +44,7 @@ class Follower:
         """The repacks, all of them ended. Raises DemoFailed where one is refused, gets stuck or ends otherwise."""
         with Bars(self._scene.console) as bars:
             while True:
+                self._scene.interruption.check()
                 repacks, stages = self._read()
                 is_close = look(repacks)
                 done = len(repacks) == len(self._environments) and not any(repack.is_open for repack in repacks)

@@ -60,7 +60,10 @@ def prove(scene: Scene, told: Told) -> Summary:
 
 
 def _verify(scene: Scene, told: Told) -> list[Report]:
-    reports = [verify_environment(scene.services, environment) for environment in told.environments]
+    reports = []
+    for environment in told.environments:
+        scene.interruption.check()
+        reports.append(verify_environment(scene.services, environment))
     rows = [
         (
             report.environment,

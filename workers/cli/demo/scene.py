@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from schemas.errors import KeyrepackError
+from workers.cli.demo.interruption import Interruption, handled
 from workers.cli.session import quiet_logs, read_settings
 from workers.compose import build_services
 from workers.embedded.processes import Supervisor
@@ -59,6 +59,7 @@ class Scene:
     servers: Servers
     services: Services
     keyring: Keyring
+    interruption: Interruption
 
     @property
     def simulator(self) -> SimulatorClient:
@@ -70,11 +71,13 @@ class Scene:
 @contextmanager
 def scene(console: Console, data_dir: Path | None, *, keep: bool) -> Iterator[Scene]:
     """Servers, workers and beat for the length of a block, on a database that is ready. Then nothing of it is left."""
+    early, interruption = Interruption(), Interruption()
     with (
-        _interrupted_by_signals(),
+        early.watched(),
         _folder(data_dir, keep=keep) as folder,
         _own_environment(),
         Supervisor(folder / "log") as supervisor,
+        interruption.watched(),
     ):
         servers = start_servers(supervisor, folder, given=SETTINGS | NO_ACCOUNT, broker=True, simulator=True)
         os.environ.update(servers.environment)
@@ -91,6 +94,7 @@ def scene(console: Console, data_dir: Path | None, *, keep: bool) -> Iterator[Sc
                 servers=servers,
                 services=services,
                 keyring=Keyring(services),
+                interruption=interruption,
             )
         finally:
             services.close()
@@ -125,35 +129,5 @@ def _folder(data_dir: Path | None, *, keep: bool) -> Iterator[Path]:
         yield folder
     finally:
         if not keep:
-            with _undisturbed():
+            with handled(signal.SIG_IGN):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP act as Ctrl-C does, from before the folder is there until it is gone."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled(interrupt):
-        yield
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    with _handled(signal.SIG_IGN):
-        yield
-
-
-@contextmanager
-def _handled(handler: signal._HANDLER) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)

@@ -67,6 +67,7 @@ def _create(scene: Scene, data_keys: int) -> tuple[Told, dict[str, Seeded]]:
     sizes = _sizes(data_keys)
     with counted(scene.console, "   creating keys", sum(sizes) + len(sizes) * HOURLY) as on_progress:
         for (workspace, name, _), size in zip(SHARES, sizes, strict=True):
+            scene.interruption.check()
             environment = scene.keyring.create_environment(workspace, name, actor="demo")
             told.environments.append(environment)
             seeded[str(environment)] = seed_hierarchy(
