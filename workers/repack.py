@@ -121,7 +121,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     if not probe.is_clear:
         raise probe.failure()
     is_same = str(target) == source.main_key and probe.generation == source.generation
-    if is_same and (probe.generation or request.target):
+    if is_same and (probe.generation or request.target) and not _left_to_renew(services, request):
         raise AlreadyInForce(main_key=source.main_key)
     with services.database.read() as connection:
         check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
@@ -133,6 +133,12 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     services.wake.repack(repack.id, times=len(ranges) or 1)
     services.wake.outbox()
     return repack
+
+
+def _left_to_renew(services: Services, request: Request) -> bool:
+    """Whether a deep repack finds versions that a stopped renewal left draining: reason enough under the same key."""
+    with services.database.read() as connection:
+        return request.mode == Mode.DEEP and count_draining(connection, request.environment.id) > 0
 
 
 def _ends(services: Services, request: Request) -> tuple[TopVersion, MainKeyUri]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -26,6 +27,9 @@ EXAMPLES: list[KeyrepackError] = [
     errors.ProbeFailed([GOOD, BAD]),
     errors.RepackConflict(environment=ID, repack=ID, state="moving"),
     errors.AlreadyInForce(main_key="managed:"),
+    errors.ReplacedTooSoon(environment=ID, next_at=datetime(2026, 1, 2, tzinfo=UTC)),
+    errors.ProbeUnanswered([GOOD, BAD]),
+    values.MalformedKey("It is not base64.", expected="whpk_"),
     errors.NotFound("environment", ID),
     errors.AlreadyThere("environment", "acme"),
     errors.HierarchyBroken(fault="These keys hang from themselves", keys=[ID]),
