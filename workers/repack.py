@@ -56,6 +56,7 @@ from workers.store.repacks import (
     create_repack,
     get_repack,
     hold_running,
+    latest_repack,
     open_repack,
     set_columns,
 )
@@ -136,9 +137,10 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
 
 
 def _left_to_renew(services: Services, request: Request) -> bool:
-    """Whether a deep repack finds versions that a stopped renewal left draining: reason enough under the same key."""
+    """Whether a deep repack finds a renewal that was stopped: reason enough under the same key."""
     with services.database.read() as connection:
-        return request.mode == Mode.DEEP and count_draining(connection, request.environment.id) > 0
+        last = latest_repack(connection, request.environment.id)
+    return request.mode == Mode.DEEP and last is not None and last.state == RepackState.STOPPED
 
 
 def _ends(services: Services, request: Request) -> tuple[TopVersion, MainKeyUri]:
