@@ -20,7 +20,16 @@ from schemas.keys import MAX_LEVELS
 from schemas.states import OPEN, Mode, RepackState
 from tests.engine import Actor, Template, World
 from tests.oracle import Oracle
-from workers.errors import AlreadyInForce, Cause, KmsRefused, KmsUnreachable, LostRace, ProbeFailed, RepackConflict
+from workers.errors import (
+    AlreadyInForce,
+    Cause,
+    KmsRefused,
+    KmsUnreachable,
+    LostRace,
+    ProbeFailed,
+    ProbeUnanswered,
+    RepackConflict,
+)
 from workers.keyring import Created, Keyring
 from workers.repack import walk_slice
 from workers.services import Services
@@ -123,7 +132,7 @@ class Story:
         mode = self.chance.choice([Mode.DEEP, Mode.DEEP, Mode.SHALLOW])
         try:
             self.world.start(self.environment, f"memory:{self.chance.choice(MAIN_KEYS)}", mode)
-        except (RepackConflict, AlreadyInForce, ProbeFailed):
+        except (RepackConflict, AlreadyInForce, ProbeFailed, ProbeUnanswered):
             assert self.world.dump() == before  # R7
 
     def steer(self) -> None:

@@ -25,6 +25,7 @@ EXAMPLES: list[KeyrepackError] = [
     errors.WrapRefused(reason=errors.WrapReason.DOES_NOT_OPEN, key=ID),
     errors.WrapRefused(reason=errors.WrapReason.MALFORMED),
     errors.ProbeFailed([GOOD, BAD]),
+    errors.ProbeUnanswered([GOOD, BAD]),
     errors.RepackConflict(environment=ID, repack=ID, state="moving"),
     errors.AlreadyInForce(main_key="managed:"),
     errors.ReplacedTooSoon(environment=ID, next_at=datetime(2026, 1, 2, tzinfo=UTC)),

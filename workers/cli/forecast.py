@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
 from schemas.states import Mode, RepackState, Stage
-from workers.errors import AlreadyInForce, EnvironmentLocked, HierarchyBroken, ProbeFailed, RepackConflict
+from workers.errors import AlreadyInForce, EnvironmentLocked, HierarchyBroken, RepackConflict
 from workers.planner import cut_children
 from workers.plans import KEYS_IN_SHRED_SHARD, plan_move
 from workers.probe import Probe, probe_replacement
@@ -153,7 +153,7 @@ def _blockers(
     if repack is not None:
         yield RepackConflict(environment=environment.environment_id, repack=repack.repack_id, state=repack.state.value)
     if not probe.is_clear:
-        yield ProbeFailed(probe.findings)
+        yield probe.failure()
     elif str(target) == source.main_key and probe.generation == source.generation:
         yield AlreadyInForce(main_key=source.main_key)
     try:

@@ -16,7 +16,7 @@ CHUNK = 5000
 ROOTS_AT_ONCE = 200
 """Roots cost a call to the KMS each: they are stored before many of them can be lost."""
 
-SAMPLES, SAMPLES_OF_CHUNK = 64, 4
+SAMPLES, SAMPLES_OF_CHUNK = 32, 2
 """Data keys remembered of a seeding and of each chunk, so that somebody may read them."""
 
 

@@ -8,6 +8,7 @@ start_workers(supervisor, servers.environment, ["worker-1", "worker-2"])
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,11 +76,15 @@ def start_servers(
 
 def start_workers(supervisor: Supervisor, environment: Mapping[str, str], names: Sequence[str]) -> None:
     """Start workers by name, and beat."""
+    scratch = supervisor.log_dir.parent / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    own = {**environment, "TMPDIR": str(scratch)}  # a killed pool leaves its shared memory's files where it made them
     for name in names:
         argv = [*_program("workers.cli"), "worker", "--name", name]
-        supervisor.start(Child(name=name, argv=argv, env=environment, role="worker", stop_seconds=STOP_SECONDS))
+        supervisor.start(Child(name=name, argv=argv, env=own, role="worker", stop_seconds=STOP_SECONDS))
     argv = [*_program("workers.cli"), "beat"]
-    supervisor.start(Child(name=BEAT, argv=argv, env=environment, role="worker", stop_seconds=STOP_SECONDS))
+    supervisor.start(Child(name=BEAT, argv=argv, env=own, role="worker", stop_seconds=STOP_SECONDS))
 
 
 def start_program(supervisor: Supervisor, name: str, module: str, *arguments: str, env: Mapping[str, str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import Any
 import pytest
 import structlog
 
+from workers.cli import session, steering
 from workers.cli.application import run
 from workers.compose import build_services
+from workers.kms.managed import create_managed_key_file
 from workers.repack import walk_slice
 from workers.services import Services
 from workers.settings import Settings
+from workers.store.database import Database
 from workers.store.repacks import list_repacks
+from workers.store.schema import migrate
+from workers.wake import Silence
 
 CLOSED_BROKER = "redis://127.0.0.1:1/0"
 
@@ -80,13 +86,13 @@ class Keyrepack:
 
 
 @pytest.fixture
-def bare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Keyrepack]:
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Keyrepack]:
     """A folder with nothing in it yet, and a broker that does not answer."""
     monkeypatch.setenv("KEYREPACK_DATABASE_URL", f"sqlite:///{tmp_path}/keyrepack.db")
     monkeypatch.setenv("KEYREPACK_MANAGED_KEY_FILE", str(tmp_path / "managed.key"))
     monkeypatch.setenv("KEYREPACK_BROKER_URL", CLOSED_BROKER)
+    monkeypatch.setattr(session, "_waker", Silence)  # each attempt to reach a broker that is away takes a second
+    monkeypatch.setattr(steering, "broker_answers", lambda _: False)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield Keyrepack(tmp_path, capsys)
@@ -95,11 +101,21 @@ def bare(
     structlog.reset_defaults()
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a database that is ready."""
+    path = tmp_path_factory.mktemp("migrated") / "keyrepack.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    database.close()
+    return path
+
+
 @pytest.fixture
-def keyrepack(bare: Keyrepack) -> Keyrepack:
+def keyrepack(bare: Keyrepack, migrated: Path) -> Keyrepack:
     """A database that is ready, and the platform's own key."""
-    bare.done("managed-key", "create")
-    bare.done("migrate")
+    shutil.copy(migrated, bare.folder / "keyrepack.db")
+    create_managed_key_file(bare.folder / "managed.key")
     return bare
 
 

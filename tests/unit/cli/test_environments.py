@@ -85,8 +85,16 @@ def test_the_managed_key_is_never_overwritten(keyrepack: Keyrepack) -> None:
     assert generation in file.read_text()
 
 
-def test_migrate_is_safe_to_repeat(keyrepack: Keyrepack) -> None:
-    """The second time there is nothing to do."""
-    document = keyrepack.done("migrate")
+def test_migrate_is_safe_to_repeat(bare: Keyrepack) -> None:
+    """The first time it makes the schema, the second time there is nothing to do."""
+    assert bare.done("migrate")["before"] is None
+    document = bare.done("migrate")
     assert document["changed"] is False
     assert document["before"] == document["after"]
+
+
+def test_the_managed_key_is_made(bare: Keyrepack) -> None:
+    """At the place that the settings name."""
+    document = bare.done("managed-key", "create")
+    assert document["file"] == str(bare.folder / "managed.key")
+    assert document["generation"] in (bare.folder / "managed.key").read_text()

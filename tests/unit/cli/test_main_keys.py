@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.conftest import Keyrepack
+from workers.cli import session
+
+REAL_WAKER = session._waker
 
 
 def stored(keyrepack: Keyrepack) -> dict[Path, bytes]:
@@ -63,9 +66,12 @@ def test_a_key_of_a_kind_that_is_not_served_blocks(seeded: Keyrepack) -> None:
     assert answer.document["blockers"][0]["code"] == "main_key_unsupported"
 
 
-def test_replacing_starts_a_repack_though_the_broker_is_away(seeded: Keyrepack) -> None:
+def test_replacing_starts_a_repack_though_the_broker_is_away(
+    seeded: Keyrepack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says so: the sweeper takes over. The audit names who asked."""
     seeded.done("managed-key", "rotate")
+    monkeypatch.setattr(session, "_waker", REAL_WAKER)
     answer = seeded("main-key", "replace", "acme/production", "managed:", "--json")
     assert answer.status == 0
     assert answer.document["state"] == "moving"

@@ -11,19 +11,19 @@ from tests.unit.cli.conftest import Keyrepack
 def test_a_repack_is_listed_shown_and_certified(moving: Keyrepack) -> None:
     """From its start to its certificate, as documents."""
     listed = moving.done("repack", "list")["repacks"]
-    assert [(one["environment"], one["mode"], one["state"]) for one in listed] == [("acme/production", "deep", "moving")]
+    assert [(one["environment"], one["mode"], one["state"]) for one in listed] == [
+        ("acme/production", "deep", "moving")
+    ]
     moving.work()
     shown = moving.done("repack", "show", listed[0]["id"])
     assert shown["state"] == "finished"
     assert (shown["rewrapped"], shown["minted"], shown["shredded"], shown["quarantined"]) == (55, 3, 3, 0)
     assert [stage["name"] for stage in shown["stages"]] == ["move", "renew 1", "shred 1"]
     assert all(stage["fraction"] == 1 for stage in shown["stages"])
-    assert [one["action"] for one in shown["timeline"]][0] == "repack.started"
+    assert shown["timeline"][0]["action"] == "repack.started"
     certificate = moving.done("certificate", listed[0]["id"])
     assert certificate["roots"] == 5
-    assert moving.done("repack", "show", "acme/production") == shown | {
-        key: moving.done("repack", "show", "acme/production")[key] for key in ("seconds",)
-    }
+    assert moving.done("repack", "show", "acme/production") == shown
 
 
 def test_a_repack_is_shown_in_words(moving: Keyrepack) -> None:
@@ -54,6 +54,17 @@ def test_watching_ends_with_status_3_while_the_repack_goes_on(moving: Keyrepack)
     answer = moving("repack", "watch", "acme/production", "--patience", "0.01", "--json")
     assert answer.status == 3
     assert answer.document["state"] == "moving"
+
+
+def test_watching_ends_with_status_3_at_ctrl_c(moving: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repack goes on; only the watching ends, without an error."""
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workers.cli.watching.time.sleep", interrupt)
+    answer = moving("repack", "watch", "acme/production")
+    assert (answer.status, answer.err) == (3, "")
 
 
 def test_watching_an_ended_repack_is_done_at_once(moving: Keyrepack) -> None:

@@ -53,12 +53,14 @@ class Reader:
         self._parents = {name: [UUID(key) for key in keys["parents"]] for name, keys in known.items()}
         self._keys = {name: [UUID(key) for key in keys["keys"]] for name, keys in known.items()}
         self._born: dict[UUID, bytes] = {}  # R10: digests, not keys
+        self._attempts = 0
         self._chance = random.Random()  # noqa: S311 - chooses what to read next, nothing secret
 
     def run(self, stop: threading.Event) -> None:
         """One key after the other until told to stop."""
-        for keys in self._keys.values():
-            for key in keys:
+        self.report()
+        for key in [key for keys in self._keys.values() for key in keys]:
+            if not stop.is_set():
                 self._attempt(self._unwrap, key)
         turn = 0
         while not stop.wait(PAUSE_SECONDS):
@@ -68,8 +70,6 @@ class Reader:
                 self._attempt(self._create, name, turn % ROOT_EVERY == 0)
             else:
                 self._attempt(self._unwrap, self._chance.choice(self._keys[name]))
-            if turn % REPORT_EVERY == 0:
-                self.report()
         self.report()
 
     def report(self) -> None:
@@ -85,6 +85,9 @@ class Reader:
             self.counts.failures += 1
             self.counts.last_failure = f"{type(error).__name__}: {error}"
             sys.stderr.write(f"{self.counts.last_failure}\n")
+        self._attempts += 1
+        if self._attempts % REPORT_EVERY == 0:
+            self.report()
 
     def _unwrap(self, key: UUID) -> None:
         digest = hashlib.sha256(self._keyring.unwrap(key)).digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,7 @@ from schemas.states import Mode
 from workers.cli.counting import counted
 from workers.cli.demo.follow import Follower
 from workers.cli.demo.kill import Killer
+from workers.cli.demo.reader import Counts
 from workers.cli.demo.scene import WORKERS, DemoFailed, Scene
 from workers.cli.demo.witness import call_witness
 from workers.cli.output import amount, indented, table
@@ -50,7 +51,7 @@ def tell(scene: Scene, data_keys: int) -> Told:
     told, seeded = _create(scene, data_keys)
     report = _start_reader(scene, seeded)
     first = _replace_all(scene, told)
-    _require_reader(scene, report)
+    _say_reader(scene, _require_reader(scene, report), "so far ")
     second = _replace_again(scene, told, first)
     _rotate(scene, told, second)
     told.reader = _stop_reader(scene, report)
@@ -136,18 +137,20 @@ def _start_reader(scene: Scene, seeded: dict[str, Seeded]) -> Path:
 
 
 def _require_reader(scene: Scene, report: Path) -> dict[str, Any]:
-    """Its counts so far. Raises DemoFailed if it has died, or if a key did not open."""
-    counts: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
-    if scene.supervisor.pid(READER) is None or not counts:
+    """Its counts so far. Raises DemoFailed if it has died."""
+    if scene.supervisor.pid(READER) is None:
         raise DemoFailed("The process that reads keys has died.", scene.supervisor.tail(READER, 3))
-    _say_reader(scene, counts, "so far ")
+    counts: dict[str, Any] = json.loads(report.read_text()) if report.exists() else asdict(Counts())
     return counts
 
 
 def _stop_reader(scene: Scene, report: Path) -> dict[str, Any]:
+    _require_reader(scene, report)
     scene.supervisor.stop_child(READER)
     counts: dict[str, Any] = json.loads(report.read_text())
-    _say_reader(scene, counts, "until now ")
+    _say_reader(scene, counts, "in all ")
+    if not counts["unwrapped"] or not counts["created"]:
+        raise DemoFailed("The other process read or created nothing.", "It had no time to.", "Run it again.")
     return counts
 
 
