@@ -141,7 +141,7 @@ def accept(services: Services, params_id: UUID, wrapped: bytes, algorithm: str, 
     return uri
 
 
-def delete(services: Services, uri: MainKeyUri, actor: str) -> bool:
+def delete(services: Services, uri: MainKeyUri, actor: str, *, reason: str = "") -> bool:
     """Crypto-shred an uploaded key by the customer's word, in use or not. Returns whether it was there until now.
 
     Every process drops the environment's plaintext (R8). Copies in the database's backups stay sealed by the platform's
@@ -156,7 +156,7 @@ def delete(services: Services, uri: MainKeyUri, actor: str) -> bool:
         if not store.shred_key(connection, key_id):
             return False
         raise_epoch(connection, environment.id)
-        _tell(connection, "main_key.deleted", actor, environment, {"main_key": str(uri)})
+        _tell(connection, "main_key.deleted", actor, environment, {"main_key": str(uri), "reason": reason})
     services.epochs.announce([environment.environment_id])
     services.wake.outbox()
     return True
