@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
-from sqlalchemy import Connection
 
 from workers.cli.output import AsJson, Command, say, table
 from workers.cli.session import actor, opened
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from workers.store.environments import Environment
 
 Scope = Annotated[
