@@ -15,7 +15,7 @@ from producers.topology import events_queue
 from schemas.errors import KeyrepackError
 from workers.app import app, services, settings, waker
 from workers.errors import DatabaseAway, NotConfigured
-from workers.intake import handle_at_once, take_event
+from workers.intake import handle_event, is_at_once, take_event
 from workers.logs import log
 from workers.sources import Sources
 from workers.store.database import Database
@@ -54,15 +54,18 @@ class EventConsumer(bootsteps.ConsumerStep):
             message.requeue()
             return
         message.ack()
-        if waiting is not None and not self._done(waiting):
+        if waiting is not None and not self._did_at_once(waiting, self._database):
             waker.event(waiting)
 
-    def _done(self, inbox_id: int) -> bool:
+    def _did_at_once(self, inbox_id: int, database: Database) -> bool:
         try:
-            return handle_at_once(services(), inbox_id)
+            if not is_at_once(database, inbox_id):
+                return False
+            handle_event(services(), inbox_id)
         except (KeyrepackError, OSError) as error:
             log.warning("event.left", why=str(error))
             return False  # a task tries again, and the sweeper after it
+        return True
 
 
 def install() -> None:

@@ -98,17 +98,14 @@ def handle_event(services: Services, inbox_id: int) -> None:
         _refuse(services, inbox_id, event, received.body, error)
 
 
-def handle_at_once(services: Services, inbox_id: int) -> bool:
-    """Give an event its effect where that is a statement or two in the database; False where it is more, and waits.
+def is_at_once(database: Database, inbox_id: int) -> bool:
+    """Whether an event's effect is a statement or two in the database.
 
     A revocation overtakes everything (R8): it is done by whoever takes it from the broker, behind no slice of a walk.
     """
-    with services.database.read() as connection:
+    with database.read() as connection:
         received = inbox.find_received(connection, inbox_id)
-    if received is None or received.type not in AT_ONCE:
-        return False
-    handle_event(services, inbox_id)
-    return True
+    return received is not None and received.type in AT_ONCE
 
 
 def _act(services: Services, event: Event, inbox_id: int) -> None:
