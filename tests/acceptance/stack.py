@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import pytest
 import redis
 from sqlalchemy import select
 
@@ -53,6 +54,11 @@ PATIENCE = 45.0
 """How long anything may take that works: a killed worker's lease, a sweep and the rest of a run, on a busy machine."""
 
 WORKERS = ("w1", "w2")
+
+ON_SQLITE = pytest.mark.parametrize("stacks", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("stacks", ["postgresql"], indirect=True)
+"""For a test in which the database plays no part, or whose twin runs on the other: the suite's minutes are few."""
+
 LOG_LINES, LOG_WIDTH = 40, 300
 
 

@@ -41,7 +41,12 @@ def test_a_killed_worker_costs_one_batch_at_most(stack: Stack) -> None:
     assert stack.takeovers(repack) == 1
 
 
-@pytest.mark.parametrize("flushed", [False, True], ids=["killed", "killed-and-flushed"])
+@pytest.mark.parametrize(
+    ("stacks", "flushed"),
+    [("sqlite", True), ("postgresql", True), ("postgresql", False)],
+    ids=["sqlite-flushed", "postgresql-flushed", "postgresql"],
+    indirect=["stacks"],
+)
 def test_all_workers_are_killed_and_new_ones_go_on(stack: Stack, flushed: bool) -> None:
     """SIGKILL of every worker in mid-run, with all messages lost as well: new ones find the work in the database."""
     seeded = _begin(stack)
@@ -78,9 +83,9 @@ def test_a_worker_that_was_frozen_past_its_lease_does_no_harm(stack: Stack) -> N
 
 def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     """SIGTERM in mid-batch: workers commit, give their leases back and exit with 0; new ones need not wait."""
-    seeded = stack.seed(data=6000)
+    seeded = stack.seed(data=4800)
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
-    stack.started(seeded.environment, seen=500)
+    stack.started(seeded.environment, seen=100)
     for name in WORKERS:
         stack.kill(name, signal.SIGTERM)
     stack.wait_until_gone(*WORKERS)

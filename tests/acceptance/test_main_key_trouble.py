@@ -5,19 +5,23 @@ from __future__ import annotations
 import pytest
 
 from schemas.states import RepackState
-from tests.acceptance.stack import PATIENCE, Seeded, Stack
+from tests.acceptance.stack import ON_SQLITE, PATIENCE, Seeded, Stack
 from workers.store.repacks import Repack
 
 pytestmark = pytest.mark.acceptance
 
-ROOTS = 80
+ROOTS = 70
 """More than one batch of roots, so that a move can be interrupted after it."""
 
-CALL_SECONDS = 0.15
+CALL_SECONDS = 0.1
 """How late the simulator answers a rewrap, so that a move takes seconds."""
 
 SLOW = 5
 """Leases that may run out: the test's are shorter than a batch of roots at a KMS that is slow or throttles."""
+
+EACH_KIND = pytest.mark.parametrize(
+    ("stacks", "kind"), [("sqlite", "drop"), ("postgresql", "throttle")], indirect=["stacks"]
+)
 
 
 def _begin(stack: Stack, old: str, new: str) -> tuple[Seeded, Repack]:
@@ -29,7 +33,13 @@ def _begin(stack: Stack, old: str, new: str) -> tuple[Seeded, Repack]:
 
 
 @pytest.mark.parametrize(
-    ("side", "state", "cause"), [("target", "Disabled", "disabled"), ("source", "Unavailable", "unavailable")]
+    ("stacks", "side", "state", "cause"),
+    [
+        ("sqlite", "target", "Disabled", "disabled"),
+        ("postgresql", "target", "Disabled", "disabled"),
+        ("postgresql", "source", "Unavailable", "unavailable"),
+    ],
+    indirect=["stacks"],
 )
 def test_a_key_that_goes_away_in_mid_move_blocks_and_comes_back(
     stack: Stack, side: str, state: str, cause: str
@@ -41,13 +51,14 @@ def test_a_key_that_goes_away_in_mid_move_blocks_and_comes_back(
     blocked = stack.in_state(repack, RepackState.BLOCKED)
     assert (blocked.block_side, blocked.block_cause) == (side, cause)
     assert blocked.move_closed_at is None
-    stack.wait_for(lambda: stack.repack(seeded.environment).probes >= 2, PATIENCE, "it looked again")  # type: ignore[union-attr]
+    stack.wait_for(lambda: stack.repack(seeded.environment).probes >= 1, PATIENCE, "it looked again")  # type: ignore[union-attr]
     assert stack.repack(seeded.environment).state == RepackState.BLOCKED  # type: ignore[union-attr]
     stack.simulator.set_state(keys[side].name, "Enabled")
     stack.simulator.clear_faults()
     stack.check_deep(seeded, stack.ended(seeded.environment), takeovers=SLOW)
 
 
+@ON_SQLITE
 def test_everything_opens_through_the_old_key_while_the_new_one_is_away(stack: Stack) -> None:
     """A new key that is lost in mid-move costs nothing: every key still opens, through the old one (R1)."""
     old, new = stack.simulator.create_main_key(), stack.simulator.create_main_key()
@@ -61,7 +72,7 @@ def test_everything_opens_through_the_old_key_while_the_new_one_is_away(stack: S
     stack.check_deep(seeded, stack.ended(seeded.environment), takeovers=SLOW)
 
 
-@pytest.mark.parametrize("kind", ["throttle", "drop"])
+@EACH_KIND
 def test_a_kms_that_stumbles_is_tried_again(stack: Stack, kind: str) -> None:
     """Throttled and dropped calls, more than the SDK's own retries take: the repack goes on and ends by itself."""
     old, new = stack.simulator.create_main_key(), stack.simulator.create_main_key()
@@ -73,7 +84,7 @@ def test_a_kms_that_stumbles_is_tried_again(stack: Stack, kind: str) -> None:
     assert repack.repack_id == stack.repack(seeded.environment).repack_id  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", ["throttle", "drop"])
+@EACH_KIND
 def test_an_event_waits_for_a_kms_that_stumbles(stack: Stack, kind: str) -> None:
     """A KMS that does not answer refuses nothing: the event waits for its effect, and has it later."""
     new = stack.simulator.create_main_key()
