@@ -2,8 +2,8 @@
 
     python -m tests.acceptance.reader KEYS_FILE RESULTS_FILE
 
-KEYS_FILE is JSON, {key id: SHA-256 of its material}. RESULTS_FILE gets a line a change: "<time> <outcome>", where outcome
-is `ok` or the code of the refusal, and a line a second while nothing changes. Settings come from the environment.
+KEYS_FILE is JSON, {key id: SHA-256 of its material}. RESULTS_FILE gets a line a change: "<time> <outcome>", where the
+outcome is `ok` or the code of the refusal, and a line a second while nothing changes.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def say(stack: Stack, kind: str, environment: Environment) -> float:
 
 
 def test_a_revocation_under_load(stack: Stack, seeded: Seeded, readers: Readers) -> None:
-    """R8: eight readers and a repack; revoked, no read succeeds after the bound; given back, none fails; nothing is lost."""
+    """R8: revoked under load, no read succeeds after the bound; given back, none fails; and nothing is lost."""
     environment = seeded.environment
     stack.replace(environment, str(stack.simulator.create_main_key()))
     repack = stack.started(environment)
