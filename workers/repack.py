@@ -203,23 +203,29 @@ def _create(
     set_top_state(connection, environment.id, source.version, TopState.DRAINING)
     insert_top(connection, environment.id, version=version, main_key=str(target), generation=probe.generation)
     shards.plan_shards(connection, repack.id, Stage.MOVE, 1, ranges)
+    _tell_started(connection, request, repack, source, probe, ranges)
+    return repack
+
+
+def _tell_started(
+    connection: Connection, request: Request, repack: Repack, source: TopVersion, probe: Probe, ranges: list[Range]
+) -> None:
     tell(
         connection,
         "repack.started",
         actor=request.actor,
-        environment_id=environment.environment_id,
+        environment_id=repack.environment_id,
         repack_id=repack.repack_id,
         facts={
             "mode": request.mode.value,
             "source": source.main_key,
             "source_generation": source.generation,
-            "target": str(target),
+            "target": repack.target_key,
             "target_generation": probe.generation,
             "roots": sum(part.expected for part in ranges),
             "shards": len(ranges),
         },
     )
-    return repack
 
 
 # 2. Walk: claim a shard, batch after batch, leave --------------------------------------------------------------------
