@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
+from producers.signing import sign
 from producers.topology import EXCHANGE, events_queue
+from schemas.aws_events import read_message
 from schemas.errors import KeyrepackError
-from schemas.events import CONTENT_TYPE, INBOUND, read_data, read_event
+from schemas.events import CONTENT_TYPE, INBOUND, read_data
 
 PUBLISH_TIMEOUT = 5.0
 """Seconds to wait for a broker; kombu's and redis' own default is for ever."""
@@ -50,23 +52,21 @@ class BrokerAway(KeyrepackError):
 class Publisher(Protocol):
     """Says that something happened. Returns once the broker has taken the message."""
 
-    def publish(self, body: bytes, *, routing_key: str) -> None:
-        """Publish one event (JSON bytes). Raises BrokerAway."""
+    def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
+        """Publish one event (JSON bytes) with message headers. Raises BrokerAway."""
 
 
 class KombuPublisher:
     """Publishes through any broker kombu speaks; confirmed where the broker can (RabbitMQ)."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Connection(
-            url, transport_options=PUBLISHER_OPTIONS, connect_timeout=PUBLISH_TIMEOUT
-        )
+        self._connection = Connection(url, transport_options=PUBLISHER_OPTIONS, connect_timeout=PUBLISH_TIMEOUT)
 
-    def publish(self, body: bytes, *, routing_key: str) -> None:
+    def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """See Publisher.publish."""
-        self.publish_all([(body, routing_key)])
+        self.publish_all([(body, routing_key)], headers=headers)
 
-    def publish_all(self, events: Iterable[tuple[bytes, str]]) -> None:
+    def publish_all(self, events: Iterable[tuple[bytes, str]], *, headers: Mapping[str, str] | None = None) -> None:
         """Publish many over one channel.
 
         Over a connection of its own: kombu remembers what it has declared for as long as a connection lives, and a
@@ -80,7 +80,7 @@ class KombuPublisher:
                 for body, routing_key in events:
                     producer.publish(
                         body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8",
-                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, retry=True,
+                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, retry=True, headers=dict(headers or {}),
                         retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
                     )  # fmt: skip
         except (OperationalError, OSError, *self._connection.connection_errors) as error:
@@ -100,10 +100,12 @@ class MemoryPublisher:
 
     def __init__(self) -> None:
         self.published: list[tuple[bytes, str]] = []
+        self.headers: list[dict[str, str]] = []
 
-    def publish(self, body: bytes, *, routing_key: str) -> None:
+    def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """See Publisher.publish."""
         self.published.append((body, routing_key))
+        self.headers.append(dict(headers or {}))
 
     def publish_all(self, events: Iterable[tuple[bytes, str]]) -> None:
         """Publish many."""
@@ -116,12 +118,13 @@ class MemoryPublisher:
         """Nothing to let go of."""
 
 
-def publish_event(publisher: Publisher, body: bytes) -> None:
-    """Publish an inbound event under its own type. Raises BrokerAway, EventRejected.
+def publish_event(publisher: Publisher, body: bytes, *, signing_key: str | Sequence[str] | None = None) -> None:
+    """Publish an inbound event under its own type, signed if a key (`whsk_…`) is given, or several.
 
-    Rejected are what is no event, and a type that no queue is bound to: the broker would drop it without a word.
+    Raises EventRejected (it is no event), MalformedKey, BrokerAway.
     """
-    event = read_event(body)
+    event = read_message(body)
     if event.type not in INBOUND:
-        read_data(event)  # raises EventRejected, which says what there is
-    publisher.publish(body, routing_key=event.type)
+        read_data(event)  # a type that no queue is bound to would be dropped without a word; this says what there is
+    headers = sign(event.id, body, signing_key) if signing_key else None
+    publisher.publish(body, routing_key=event.type, headers=headers)

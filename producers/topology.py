@@ -1,6 +1,7 @@
 """Where messages go: one topic exchange for events in and out, and the queues of the workers.
 
-    exchange "keyrepack" (topic) ── main_key.replaced, main_key.rotated ──► queue "keyrepack.events" ──► consumer
+    exchange "keyrepack" (topic) ── main_key.replaced, .rotated, .revoked, .restored, .changed ──► queue
+                                        "keyrepack.events" ──► consumer
                                  ── repack.*, key.*, environment.* ──► whoever binds a queue of their own
 
 The routing key of an event is its type. The workers' own wake-ups go through Celery's queues below, by name.

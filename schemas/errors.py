@@ -3,6 +3,7 @@
 SchemaError
 ├── MalformedMainKeyUri   a main key's name is not a URI we know
 ├── MalformedWrap         wrapped bytes are not of the layout
+├── MalformedKey          a key that signs events is not written as one
 ├── IllegalMove           a repack's state does not allow what was asked
 └── EventRejected         an event that must not take effect: `code` and `reason` say why
 """
@@ -47,6 +48,15 @@ class MalformedWrap(SchemaError):
 
     def __init__(self, why: str) -> None:
         super().__init__("A wrap is not of the layout.", why, "Restore the key's row from a backup.")
+
+
+class MalformedKey(SchemaError):
+    """A key that signs or verifies events is not written as one; the key itself is in no message (R10)."""
+
+    code = "malformed_key"
+
+    def __init__(self, why: str, *, expected: str) -> None:
+        super().__init__(f"This is no {expected} key.", why, f"The form is {expected}<base64>; generate a pair anew.")
 
 
 class IllegalMove(SchemaError):

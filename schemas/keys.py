@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from schemas.errors import MalformedMainKeyUri
@@ -49,7 +49,8 @@ _PATTERNS = {
         r"(?P<key>mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
     ),
     "uploaded": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
-    "openbao": re.compile(r"[A-Za-z0-9_.-]{1,64}(?:/[A-Za-z0-9_.-]{1,64})+"),
+    # No part is `.` or `..`: the name becomes a path on a server.
+    "openbao": re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9_.-]{1,64}(?:/[A-Za-z0-9_.-]{1,64})+"),
     "memory": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
 }
 
@@ -102,6 +103,12 @@ class AwsKeyArn:
         if match is None:
             raise MalformedMainKeyUri(uri=str(uri), expected=_FORMS["aws-kms"])
         return cls(**match.groupdict())
+
+    def in_region(self, region: str | None) -> AwsKeyArn | None:
+        """The same multi-region key in another region; None for a key of one region, and in its own."""
+        if region is None or region == self.region or not self.key.startswith("mrk-"):
+            return None
+        return replace(self, region=region)
 
     def __str__(self) -> str:
         return f"arn:{self.partition}:kms:{self.region}:{self.account}:key/{self.key}"

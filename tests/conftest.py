@@ -9,7 +9,14 @@ from typing import NoReturn
 import pytest
 import redis
 
-from tests.servers import PostgresServer, ServerMissing, running_postgresql, running_redis
+from tests.servers import (
+    OpenBaoServer,
+    PostgresServer,
+    ServerMissing,
+    running_openbao,
+    running_postgresql,
+    running_redis,
+)
 from workers.embedded.redis import RedisServer
 
 DatabaseFactory = Callable[..., str]
@@ -40,6 +47,18 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def openbao_server() -> Iterator[OpenBaoServer]:
+    """A real OpenBao, shared by the tests of this process."""
+    try:
+        manager = running_openbao()
+        server = manager.__enter__()
+    except ServerMissing as error:
+        missing(str(error))
+    yield server
+    manager.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")

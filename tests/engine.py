@@ -24,6 +24,7 @@ from schemas.states import Mode
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.epochs import Epochs
 from workers.keyring import Keyring
 from workers.kms.memory import MemoryKms
 from workers.kms.registry import KmsRegistry
@@ -176,13 +177,15 @@ class World:
         **settings: Any,
     ) -> Services:
         """A new process with services of its own."""
-        chosen = Settings(database_url=SecretStr(self.url), **(self.settings | settings))
+        chosen = Settings(database_url=SecretStr(self.url), **({"replacement_interval": 0} | self.settings | settings))
         database = DooredDatabase(self.url, door or Door(), self.clock, self.engine)
         kms, loop = KmsRegistry([self.kms]), Loop()
         clock: dict[str, Any] = {} if self.clock is None else {"clock": self.clock}
         cache: PlaintextCache[Pair] = PlaintextCache(
             ttl=chosen.cache_ttl, size=chosen.cache_size, clock=cache_clock or self.clock or (lambda: 0.0)
         )
+        epochs = Epochs(database, None, cache_clock or self.clock or (lambda: 0.0))
+        epochs.keep_honest(cache)
         services = Services(
             settings=chosen,
             database=database,
@@ -190,7 +193,8 @@ class World:
             kms=kms,
             loop=loop,
             cache=cache,
-            chain=Chain(database, kms, loop, cache),
+            epochs=epochs,
+            chain=Chain(database, kms, loop, cache, epochs),
             wake=wake or Silence(),
             owner=f"process-{len(self.alive)}",
             random=random,

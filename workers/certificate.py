@@ -19,8 +19,14 @@ ROTATED = "No key of this environment needs the main key's older generation any 
 """What a certificate says where another key took over, and where the same key has new material."""
 
 
-def make_certificate(connection: Connection, repack: Repack, environment: Environment) -> dict[str, Any]:
-    """What is true as the move closes, in the transaction that closes it. JSON values only."""
+def make_certificate(
+    connection: Connection, repack: Repack, environment: Environment, *, backup_retention: float
+) -> dict[str, Any]:
+    """What is true as the move closes, in the transaction that closes it. JSON values only.
+
+    Backups hold wraps of the old main key for `backup_retention` seconds more: `holds_from` is when they are gone.
+    """
+    closed_at = read_clock(connection)
     tops = {top["version"]: top for top in all_tops(connection, environment.id)}
     seq, digest = lock_head(connection)
     roots, census = _census(connection, environment, repack.to_top)
@@ -37,7 +43,8 @@ def make_certificate(connection: Connection, repack: Repack, environment: Enviro
         "also_retired": [_end(top) for top in tops.values() if _is_left_behind(top, repack)],
         "to": _end(tops[repack.to_top]),
         "started_at": repack.created_at,
-        "closed_at": read_clock(connection),
+        "closed_at": closed_at,
+        "holds_from": closed_at + backup_retention,
         "roots": roots,
         "rewrapped": sum(part.rewrapped for part in parts),
         "already_current": sum(part.already_current for part in parts),

@@ -13,11 +13,12 @@ from uuid import UUID
 from schemas.keys import KeyKind
 from workers.aio import Loop
 from workers.cache import PlaintextCache
+from workers.epochs import Epochs
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.kms.port import encryption_context
 from workers.kms.registry import KmsRegistry
 from workers.rewrap import check_fingerprint, open_wrap
-from workers.store.database import Database
+from workers.store.database import Connection, Database
 from workers.store.keys import Link, Pair, StoredRootWrap, load_links, load_root_wraps
 
 OpenedVersions = dict[Pair, bytes | WrapRefused]
@@ -38,34 +39,37 @@ class ChainRows:
 class Chain:
     """Opens versions of one process's environments."""
 
-    def __init__(self, database: Database, kms: KmsRegistry, loop: Loop, cache: PlaintextCache[Pair]) -> None:
-        self._database, self._kms, self._loop, self._cache = database, kms, loop, cache
+    def __init__(
+        self, database: Database, kms: KmsRegistry, loop: Loop, cache: PlaintextCache[Pair], epochs: Epochs
+    ) -> None:
+        self._database, self._kms, self._loop, self._cache, self._epochs = database, kms, loop, cache, epochs
 
     def open(self, environment: UUID, pairs: Iterable[Pair]) -> OpenedVersions:
         """The material of these versions.
 
         A version whose own wrap, or an ancestor's, does not open comes back as the WrapRefused. Raises KmsRefused,
-        KmsUnreachable (of the active main key's) where no live main key opens a root that is needed.
+        KmsUnreachable (of the active main key's) where no live main key opens a root that is needed; EnvironmentLocked.
         """
         wanted = set(pairs)
-        opened: OpenedVersions = {**self._cached(wanted)}
+        epoch = self._epochs.check(environment)
+        opened: OpenedVersions = {**self._cached(wanted, epoch)}
         missing = wanted - opened.keys()
         if not missing:
             return opened
         with self._database.snapshot() as connection:
-            rows = self.read_rows(connection, missing)
-        return opened | self.open_rows(environment, rows, missing)
+            rows = self.read_rows(connection, missing, epoch)
+        return opened | self.open_rows(environment, epoch, rows, missing)
 
-    def read_rows(self, connection: object, pairs: Iterable[Pair]) -> ChainRows:
+    def read_rows(self, connection: Connection, pairs: Iterable[Pair], epoch: int) -> ChainRows:
         """Links up to the roots or to what is cached, and the roots' wraps."""
-        links = load_links(connection, pairs)  # type: ignore[arg-type]
-        cached = self._cached(links)
+        links = load_links(connection, pairs)
+        cached = self._cached(links, epoch)
         roots = [link.id for link in links.values() if link.parent is None and link.pair not in cached]
-        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots), cached)  # type: ignore[arg-type]
+        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots), cached)
 
-    def open_rows(self, environment: UUID, rows: ChainRows, wanted: Iterable[Pair]) -> OpenedVersions:
-        """Open from rows that were read before: no database is touched while a KMS is waited for."""
-        known = {**self._cached(rows.links), **rows.cached}
+    def open_rows(self, environment: UUID, epoch: int, rows: ChainRows, wanted: Iterable[Pair]) -> OpenedVersions:
+        """Open from rows that were read before, in `epoch`: no database is touched while a KMS is waited for."""
+        known = {**self._cached(rows.links, epoch), **rows.cached}
         opened: OpenedVersions = {**known}
         roots = [link for link in rows.links.values() if link.parent is None and link.pair not in opened]
         if roots:
@@ -75,13 +79,13 @@ class Chain:
                 opened[link.pair] = _open_link(environment, link, rows, opened)
         for pair, material in opened.items():
             if isinstance(material, bytes) and pair not in known:  # R8: nothing known is given a second life
-                self._cache.put(pair, material)
+                self._cache.put(pair, material, environment=environment, epoch=epoch)
         missing = WrapRefused(reason=WrapReason.PARENT_MISSING)
         return {pair: opened.get(pair, missing) for pair in wanted}
 
-    def remember(self, pair: Pair, material: bytes) -> None:
+    def remember(self, environment: UUID, epoch: int, pair: Pair, material: bytes) -> None:
         """Keep a version that was just committed; never one whose transaction may still roll back."""
-        self._cache.put(pair, material)
+        self._cache.put(pair, material, environment=environment, epoch=epoch)
 
     async def open_root(
         self, environment: UUID, key: UUID, wraps: list[StoredRootWrap], born_with: bytes
@@ -112,8 +116,8 @@ class Chain:
         )
         return {link.pair: material for link, material in zip(roots, materials, strict=True)}
 
-    def _cached(self, pairs: Iterable[Pair]) -> dict[Pair, bytes]:
-        found = ((pair, self._cache.get(pair)) for pair in pairs)
+    def _cached(self, pairs: Iterable[Pair], epoch: int) -> dict[Pair, bytes]:
+        found = ((pair, self._cache.get(pair, epoch)) for pair in pairs)
         return {pair: material for pair, material in found if material is not None}
 
 

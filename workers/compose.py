@@ -6,21 +6,30 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from uuid import uuid4
+
+from redis import Redis
 
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.epochs import Bell, Epochs, QuietBell, RedisBell
 from workers.kms.aws import AwsKms
+from workers.kms.aws_access import read_access
 from workers.kms.managed import ManagedKms
 from workers.kms.memory import MemoryKms
+from workers.kms.openbao import OpenBaoKms
+from workers.kms.openbao_client import OpenBaoClient
 from workers.kms.port import KmsProvider
 from workers.kms.registry import KmsRegistry
+from workers.kms.uploaded import UploadedKms
 from workers.services import Services
 from workers.settings import Settings
 from workers.store.database import Database
 from workers.store.keys import Pair
 from workers.store.pages import pages_for
+from workers.store.uploads import load_sealed
 from workers.wake import Silence, Waker
 
 _lock = threading.Lock()
@@ -28,13 +37,19 @@ _built: dict[int, Services] = {}
 
 
 def build_services(
-    settings: Settings, *, wake: Waker | None = None, providers: list[KmsProvider] | None = None
+    settings: Settings,
+    *,
+    wake: Waker | None = None,
+    bell: Bell | None = None,
+    providers: list[KmsProvider] | None = None,
 ) -> Services:
-    """A process's services. `close` them when done."""
+    """A process's services. `close` them when done. Without a `bell` no thread watches for locks: readers ask."""
     database = Database(settings.database_url.get_secret_value())
-    kms = KmsRegistry(providers if providers is not None else _providers(settings))
+    kms = KmsRegistry(providers if providers is not None else _providers(settings, database))
     loop = Loop()
     cache: PlaintextCache[Pair] = PlaintextCache(ttl=settings.cache_ttl, size=settings.cache_size, clock=time.monotonic)
+    epochs = Epochs(database, bell, time.monotonic)
+    epochs.keep_honest(cache)
     return Services(
         settings=settings,
         database=database,
@@ -42,7 +57,8 @@ def build_services(
         kms=kms,
         loop=loop,
         cache=cache,
-        chain=Chain(database, kms, loop, cache),
+        epochs=epochs,
+        chain=Chain(database, kms, loop, cache, epochs),
         wake=wake or Silence(),
         owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
     )
@@ -54,17 +70,42 @@ def process_services(settings: Settings, wake: Waker) -> Services:
         pid = os.getpid()
         if pid not in _built:
             # A parent's services stay in the dictionary: letting go of them here would close its connections.
-            _built[pid] = build_services(settings, wake=wake)
+            _built[pid] = build_services(settings, wake=wake, bell=broker_bell(settings))
         return _built[pid]
 
 
-def _providers(settings: Settings) -> list[KmsProvider]:
+def broker_bell(settings: Settings) -> Bell:
+    """The bell that the configured broker offers: Redis' pub/sub, or none but the database's tick."""
+    url = settings.broker_url.get_secret_value()
+    if not url.startswith(("redis://", "rediss://")):
+        return QuietBell()
+    return RedisBell(Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2))
+
+
+def _providers(settings: Settings, database: Database) -> list[KmsProvider]:
     """The kinds of main key this installation serves: closed when not configured."""
     providers: list[KmsProvider] = [
-        AwsKms(concurrency=settings.kms_concurrency, timeout_seconds=settings.kms_timeout_seconds)
+        AwsKms(
+            concurrency=settings.kms_concurrency,
+            timeout_seconds=settings.kms_timeout_seconds,
+            access=None if settings.aws_access_file is None else read_access(settings.aws_access_file),
+        )
     ]
     if settings.managed_key_file is not None:
-        providers.append(ManagedKms(settings.managed_key_file))
+        managed = ManagedKms(settings.managed_key_file)
+        providers += [managed, UploadedKms(managed, partial(load_sealed, database))]
+    if settings.openbao_address is not None:
+        providers.append(OpenBaoKms(_openbao_client(settings, settings.openbao_address)))
     if settings.allow_memory_kms:
         providers.append(MemoryKms())
     return providers
+
+
+def _openbao_client(settings: Settings, address: str) -> OpenBaoClient:
+    return OpenBaoClient(
+        address=address,
+        token_file=settings.openbao_token_file,
+        namespace=settings.openbao_namespace,
+        concurrency=settings.kms_concurrency,
+        timeout_seconds=settings.kms_timeout_seconds,
+    )

@@ -12,19 +12,22 @@ from celery import bootsteps
 from kombu import Consumer
 
 from producers.topology import events_queue
-from workers.app import app, settings, waker
-from workers.errors import DatabaseAway
-from workers.intake import take_event
+from schemas.errors import KeyrepackError
+from workers.app import app, services, settings, waker
+from workers.errors import DatabaseAway, NotConfigured
+from workers.intake import handle_event, is_at_once, take_event
 from workers.logs import log
+from workers.sources import Sources
 from workers.store.database import Database
 
 PAUSE_SECONDS = 1.0
-"""How long a worker waits before it puts an event back that the database could not take."""
+"""How long a worker waits before it puts an event back that the database could not take, or nobody could judge."""
 
 
 class EventConsumer(bootsteps.ConsumerStep):
     """Consumes the queue of inbound events beside Celery's own, in the worker's main process."""
 
+    _sources = Sources.of(settings)
     _database: Database | None = None  # the main process's own: its children, forked earlier or later, have theirs
 
     def get_consumers(self, channel: Any) -> list[Consumer]:
@@ -33,20 +36,36 @@ class EventConsumer(bootsteps.ConsumerStep):
         return [consumer]
 
     def on_message(self, message: Any) -> None:
-        """Take one message. Where the database is away it goes back to the broker."""
+        """Take one message. Where the database is away, or nobody can say who may say what, it goes back."""
         if self._database is None:
             self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         try:
-            waiting = take_event(self._database, body)
-        except DatabaseAway as error:
-            log.warning("event.put_back", why=str(error))
+            waiting = take_event(
+                self._database,
+                body,
+                headers=message.headers or {},
+                sources=self._sources,
+                tolerance=settings.event_tolerance_seconds,
+            )
+        except (DatabaseAway, NotConfigured) as error:
+            log.warning("event.put_back", code=error.code, why=str(error))
             time.sleep(PAUSE_SECONDS)
             message.requeue()
             return
         message.ack()
-        if waiting is not None:
+        if waiting is not None and not self._did_at_once(waiting, self._database):
             waker.event(waiting)
+
+    def _did_at_once(self, inbox_id: int, database: Database) -> bool:
+        try:
+            if not is_at_once(database, inbox_id):
+                return False
+            handle_event(services(), inbox_id)
+        except (KeyrepackError, OSError) as error:
+            log.warning("event.left", why=str(error))
+            return False  # a task tries again, and the sweeper after it
+        return True
 
 
 def install() -> None:

@@ -12,6 +12,9 @@ KeyrepackError
 │   ├── ProbeFailed           a new main key is unusable (R7): `findings`
 │   ├── RepackConflict        another repack of this environment is open
 │   ├── AlreadyInForce        the main key asked for is the one in force
+│   ├── ReplacedTooSoon       a main key is replaced at most once in 24 hours
+│   ├── UploadRefused         uploaded key material is not what it must be (`fault`)
+│   ├── UploadParamsSpent     the public key it was wrapped for is used, expired or given up
 │   ├── NotFound              no such environment, repack or key
 │   ├── AlreadyThere          there is one of that name
 │   ├── HierarchyBroken       a cycle, an orphan, too many levels
@@ -27,7 +30,9 @@ KeyrepackError
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from schemas.errors import KeyrepackError
@@ -52,6 +57,7 @@ class Cause(StrEnum):
     DISABLED = "disabled"
     PENDING_DELETION = "pending_deletion"
     PENDING_IMPORT = "pending_import"
+    GENERATION_DISABLED = "generation_disabled"  # the key is in use, and no longer opens what this generation wrapped
     UNAVAILABLE = "unavailable"  # the key's own state in the KMS, e.g. its external key store is off
     DELETED = "deleted"  # or never existed: a KMS does not tell them apart
     WRONG_USAGE = "wrong_usage"  # asymmetric, HMAC, signing …
@@ -62,11 +68,12 @@ class Cause(StrEnum):
 
 REMEDIES: dict[Cause, str] = {
     Cause.DENIED: (
-        "Allow keyrepack's principal in the key's policy (kms:DescribeKey, Decrypt, ReEncrypt*, GenerateDataKey*)."
+        "Allow keyrepack's principal in the key's policy, as `keyrepack main-key policy` says for the environment."
     ),
     Cause.DISABLED: "Enable the key in its KMS.",
     Cause.PENDING_DELETION: "Cancel the key's deletion in its KMS, then enable it.",
     Cause.PENDING_IMPORT: "Import the key's material into its KMS.",
+    Cause.GENERATION_DISABLED: "Allow the generation again in the key's KMS (its min_decryption_version).",
     Cause.UNAVAILABLE: "Connect the key's own store again; the KMS reports the key itself as unavailable.",
     Cause.DELETED: "Check the key's id, account and region; a deleted key cannot be brought back.",
     Cause.WRONG_USAGE: "Name a symmetric encryption key (SYMMETRIC_DEFAULT, ENCRYPT_DECRYPT).",
@@ -76,13 +83,43 @@ REMEDIES: dict[Cause, str] = {
 }
 
 
-class KmsRefused(Permanent):
-    """The KMS gave a definite answer: this main key may not be used."""
+class DeniedBy(StrEnum):
+    """Which policy denied."""
 
-    def __init__(self, *, main_key: str, cause: Cause, operation: str, detail: str = "") -> None:
+    KEY_POLICY = "key_policy"  # of the main key: nothing in it allows the action
+    TRUST_POLICY = "trust_policy"  # of the role to assume
+    OWN_POLICY = "own_policy"  # of keyrepack's own principal: its operator's to mend, not the customer's
+    EXPLICIT_DENY = "explicit_deny"  # a statement that denies: there is one too many, not one missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """What exactly was denied: an IAM `action` on a `resource` (an ARN) to a `principal` (its ARN; empty: not told)."""
+
+    action: str
+    resource: str
+    principal: str
+    by: DeniedBy
+    external_id: str | None = None
+
+
+class KmsRefused(Permanent):
+    """The KMS gave a definite answer: this main key may not be used. `denial`: what is missing, where AWS denied."""
+
+    def __init__(
+        self,
+        *,
+        main_key: str,
+        cause: Cause,
+        operation: str,
+        detail: str = "",
+        remedy: str = "",
+        denial: Denial | None = None,
+    ) -> None:
         why = f"{operation} was refused: {cause.value}." + (f" {detail}" if detail else "")
-        super().__init__(f"The main key {main_key} cannot be used.", why, REMEDIES[cause])
+        super().__init__(f"The main key {main_key} cannot be used.", why, remedy or REMEDIES[cause])
         self.main_key, self.cause, self.operation, self.detail = main_key, cause, operation, detail
+        self.denial = denial
         self.code = f"main_key_{cause.value}"
 
 
@@ -141,13 +178,17 @@ class WrapRefused(Permanent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One result of a probe. `ok` findings are kept too: they say what was looked at."""
+    """One result of a probe. `ok` findings are kept too: they say what was looked at.
+
+    `statement`: the very IAM statement that is missing, where that is what is wrong.
+    """
 
     code: str
     ok: bool
     main_key: str
     cause: str
     remedy: str = ""
+    statement: dict[str, Any] | None = None
     transient: bool = False  # the KMS did not answer: nothing follows from it about the key
 
 
@@ -207,6 +248,56 @@ class AlreadyInForce(Permanent):
             "Nothing was changed.", f"{main_key} is already in force, at this generation.", "Nothing to do."
         )
         self.main_key = main_key
+
+
+class UploadFault(StrEnum):
+    """What is wrong with uploaded key material."""
+
+    UNKNOWN_ALGORITHM = "unknown_algorithm"
+    WRONG_WRAPPING = "wrong_wrapping"  # wrapped for another public key, by another algorithm, or damaged
+    WRONG_LENGTH = "wrong_length"
+    ALL_BYTES_EQUAL = "all_bytes_equal"
+
+
+_UPLOAD_REMEDIES: dict[UploadFault, str] = {
+    UploadFault.UNKNOWN_ALGORITHM: "Name one of the algorithms that came with the public key.",
+    UploadFault.WRONG_WRAPPING: "Wrap the raw key for the public key of these parameters, by the algorithm named.",
+    UploadFault.WRONG_LENGTH: "Upload a key of 256 bits, as raw bytes: no text, no line end.",
+    UploadFault.ALL_BYTES_EQUAL: "Make the key with a cryptographic random generator.",
+}
+
+
+class UploadRefused(Permanent):
+    """Uploaded key material was refused; nothing of it is kept."""
+
+    def __init__(self, *, params: UUID, fault: UploadFault, why: str) -> None:
+        super().__init__("The uploaded key was refused.", why, _UPLOAD_REMEDIES[fault])
+        self.params, self.fault = params, fault
+        self.code = f"upload_{fault.value}"
+
+
+class UploadParamsSpent(Permanent):
+    """Upload parameters that take no key any more; their private key is destroyed."""
+
+    code = "upload_params_spent"
+
+    def __init__(self, *, params: UUID, why: str) -> None:
+        super().__init__(f"Upload parameters {params} take no key.", why, "Ask for new ones and wrap the key again.")
+        self.params = params
+
+
+class ReplacedTooSoon(Permanent):
+    """A main key is replaced at most once in an interval; nothing was changed."""
+
+    code = "replaced_too_soon"
+
+    def __init__(self, *, environment: UUID, next_at: datetime) -> None:
+        super().__init__(
+            "The replacement was refused; nothing was changed.",
+            f"The main key of environment {environment} was replaced a short while ago.",
+            f"It can be replaced again from {next_at:%Y-%m-%d %H:%M:%S} UTC; an operator may override with a reason.",
+        )
+        self.environment, self.next_at = environment, next_at
 
 
 class NotFound(Permanent):

@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from schemas.aws_events import read_message
 from schemas.errors import EventRejected, KeyrepackError
-from schemas.events import Event, MainKeyReplaced, read_data, read_event
+from schemas.events import (
+    Event,
+    InboundData,
+    MainKeyChanged,
+    MainKeyReplaced,
+    MainKeyRestored,
+    MainKeyRevoked,
+    MainKeyRotated,
+    read_data,
+)
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
+from workers import locking, watching
 from workers.errors import AlreadyInForce, LostRace, NotFound, Permanent
 from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.services import Services
-from workers.store import inbox
+from workers.sources import Sources
+from workers.store import inbox, main_keys
 from workers.store.database import Connection, Database
-from workers.store.environments import find_environment
+from workers.store.environments import Environment, find_environment, workspace_environments
 from workers.store.outbox import tell
 from workers.store.repacks import Repack
+from workers.store.types import read_clock
 
 HANDLED, REJECTED = "handled", "rejected"
+
+AT_ONCE = frozenset({"main_key.revoked", "main_key.restored"})
+
+TOLERANCE_SECONDS = 300.0
+"""How far from now a signature may be where no setting says otherwise: Standard Webhooks' own advice."""
 
 
 class _HandledMeanwhile(LostRace):
     """Another worker gave the event its effect."""
 
 
-def take_event(database: Database, body: bytes) -> int | None:
-    """Record an event from outside; whatever comes back may be acknowledged. Raises DatabaseAway: do not acknowledge.
+def take_event(
+    database: Database,
+    body: bytes,
+    *,
+    headers: Mapping[str, object] | None = None,
+    sources: Sources | None = None,
+    tolerance: float = TOLERANCE_SECONDS,
+) -> int | None:
+    """Record an event from outside, once its sender is verified; whatever comes back may be acknowledged.
 
-    Returns the inbox's row of an event that waits for its effect; None for a repeat and for what was rejected.
+    Returns the inbox's row of an event that waits for its effect; None for a repeat and for what was rejected. Without
+    `sources` every event is rejected. Raises DatabaseAway, NotConfigured (no table of sources): do not acknowledge.
     """
     event: Event | None = None
     try:
-        event = read_event(body)
-        read_data(event)
+        event = read_message(body)
+        sender = (sources or Sources(None)).verify(event, body, headers or {})
+        data = read_data(event)
         with database.write() as connection:
+            if not inbox.is_known(connection, event, body):  # a repeat is a no-op, however late it comes
+                sender.require_fresh(event, read_clock(connection), tolerance)
+                sender.require_allowed(event, _workspaces(connection, data))
             received = inbox.receive(connection, event, body)
     except EventRejected as error:
         with database.write() as connection:
@@ -54,62 +85,107 @@ def handle_event(services: Services, inbox_id: int) -> None:
         received = inbox.find_received(connection, inbox_id)
     if received is None or received.state != "received":
         return
-    event = read_event(received.body)
+    event = read_message(received.body)
     try:
-        repack = start_repack(services, _request(services, event), settle=_settle(inbox_id))
-        log.info("event.handled", event_id=event.id, repack=str(repack.repack_id))
+        _act(services, event, inbox_id)
+        log.info("event.handled", event_id=event.id, type=event.type)
     except _HandledMeanwhile:
         log.info("event.repeated", event_id=event.id)
     except AlreadyInForce as error:
-        _close(services, inbox_id, HANDLED, {"code": error.code, "why": error.why})
+        with services.database.write() as connection, contextlib.suppress(_HandledMeanwhile):
+            _settle(inbox_id, code=error.code, why=error.why)(connection)
     except Permanent as error:
         _refuse(services, inbox_id, event, received.body, error)
 
 
-def _request(services: Services, event: Event) -> Request:
-    data = read_data(event)
+def is_at_once(database: Database, inbox_id: int) -> bool:
+    """Whether an event's effect is a statement or two in the database.
+
+    A revocation overtakes everything (R8): it is done by whoever takes it from the broker, behind no slice of a walk.
+    """
+    with database.read() as connection:
+        received = inbox.find_received(connection, inbox_id)
+    return received is not None and received.type in AT_ONCE
+
+
+def _act(services: Services, event: Event, inbox_id: int) -> None:
+    data, actor = read_data(event), f"event:{event.source}"
+    match data:
+        case MainKeyRevoked() | MainKeyRestored():
+            change = locking.revoke if isinstance(data, MainKeyRevoked) else locking.restore
+            environments = _environments(services, data)
+            names = [str(environment.environment_id) for environment in environments]
+            settle = _settle(inbox_id, environments=names)
+            change(services, environments, actor=actor, reason=data.reason or "", settle=settle)
+        case MainKeyChanged():
+            watching.look_now(services, data.main_key, settle=_settle(inbox_id, looked_into=data.main_key))
+        case MainKeyReplaced() | MainKeyRotated():
+            start_repack(services, _request(services, data, actor), settle=_settle_repack(inbox_id))
+
+
+def _request(services: Services, data: MainKeyReplaced | MainKeyRotated, actor: str) -> Request:
     with services.database.read() as connection:
         environment = find_environment(connection, data.environment)
-    actor = f"event:{event.source}"
     if isinstance(data, MainKeyReplaced):
         return Request(environment=environment, target=MainKeyUri.parse(data.main_key), mode=data.mode, actor=actor)
     return Request(environment=environment, target=None, mode=Mode.SHALLOW, actor=actor)
 
 
-def _settle(inbox_id: int) -> Callable[[Connection, Repack], None]:
-    def settle(connection: Connection, repack: Repack) -> None:
+def _environments(services: Services, data: MainKeyRevoked | MainKeyRestored) -> list[Environment]:
+    """The environments it is about. Raises NotFound, for a workspace without any too: nothing is done in silence."""
+    with services.database.read() as connection:
+        if data.workspace is None:
+            assert data.environment is not None
+            return [find_environment(connection, data.environment)]
+        found = workspace_environments(connection, data.workspace)
+    if not found:
+        raise NotFound("environment of workspace", data.workspace, "List them with `keyrepack environment list`.")
+    return found
+
+
+def _workspaces(connection: Connection, data: InboundData) -> set[str]:
+    """The workspaces that an event is about; none where what it names is not there."""
+    if isinstance(data, MainKeyChanged):
+        return main_keys.workspaces_of(connection, data.main_key)
+    if isinstance(data, MainKeyRevoked | MainKeyRestored) and data.workspace is not None:
+        return {data.workspace}
+    assert data.environment is not None
+    try:
+        return {find_environment(connection, data.environment).workspace}
+    except NotFound:
+        return set()
+
+
+def _settle(inbox_id: int, **outcome: Any) -> Callable[[Connection], None]:
+    def settle(connection: Connection) -> None:
         # R2: one who took the event up earlier may have done all of it, and others more, while this one was probing.
         received = inbox.find_received(connection, inbox_id, lock=True)
         if received is None or received.state != "received":
             raise _HandledMeanwhile("The event has had its effect.")
-        inbox.settle(connection, inbox_id, state=HANDLED, outcome={"repack": str(repack.repack_id)})
+        inbox.settle(connection, inbox_id, state=HANDLED, outcome=outcome)
 
     return settle
 
 
-def _close(services: Services, inbox_id: int, state: str, outcome: dict[str, Any]) -> None:
-    with services.database.write() as connection:
-        received = inbox.find_received(connection, inbox_id, lock=True)
-        if received is not None and received.state == "received":
-            inbox.settle(connection, inbox_id, state=state, outcome=outcome)
+def _settle_repack(inbox_id: int) -> Callable[[Connection, Repack], None]:
+    return lambda connection, repack: _settle(inbox_id, repack=str(repack.repack_id))(connection)
 
 
 def _refuse(services: Services, inbox_id: int, event: Event, body: bytes, error: KeyrepackError) -> None:
     """Keep it among the rejected events, and tell the one who asked: nothing else was changed (R7, R11)."""
-    rejected = EventRejected(error.code, f"{error.what} {error.why}".strip(), error.remedy)
+    rejected, data = EventRejected(error.code, f"{error.what} {error.why}".strip(), error.remedy), read_data(event)
     with services.database.write() as connection:
         received = inbox.find_received(connection, inbox_id, lock=True)
         if received is None or received.state != "received":
             return
         inbox.settle(connection, inbox_id, state=REJECTED, outcome={"code": error.code, "why": rejected.why})
         inbox.reject(connection, body, rejected, event)
-        if not isinstance(error, NotFound):
-            environment = find_environment(connection, read_data(event).environment)
+        if isinstance(data, MainKeyReplaced | MainKeyRotated) and not isinstance(error, NotFound):
             tell(
                 connection,
                 "main_key.rejected",
                 actor=f"event:{event.source}",
-                environment_id=environment.environment_id,
+                environment_id=find_environment(connection, data.environment).environment_id,
                 facts={"code": error.code, "why": rejected.why, "remedy": error.remedy, "event": event.id},
             )
     services.wake.outbox()

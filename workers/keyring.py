@@ -29,6 +29,8 @@ from workers.errors import (
     WrapReason,
     WrapRefused,
 )
+from workers.flights import Failures, Flights
+from workers.locking import suspect
 from workers.minting import Minted, check_tops, material_of, mint_child, mint_roots, store_version
 from workers.rewrap import open_wrap
 from workers.services import Services
@@ -65,6 +67,9 @@ class _Stored:
     root_wraps: list[StoredRootWrap]
 
 
+_Made = tuple[Environment, list[Minted]]
+
+
 class Keyring:
     """Unwraps and creates the keys of every environment, for one process."""
 
@@ -74,6 +79,10 @@ class Keyring:
         self._data: PlaintextCache[UUID] = PlaintextCache(
             ttl=settings.cache_ttl, size=settings.cache_size, clock=services.clock
         )
+        self._epochs = services.epochs
+        self._epochs.keep_honest(self._data)
+        self._flights: Flights[UUID, bytes] = Flights()
+        self._failures: Failures[UUID] = Failures(clock=services.clock)
         self._reserved: dict[keys.Pair, int] = {}
 
     # Environments -----------------------------------------------------------------------------------------------
@@ -105,23 +114,39 @@ class Keyring:
         Raises NotFound, EnvironmentLocked, WrapRefused (this key is broken), KmsRefused, KmsUnreachable (no live main
         key opens it).
         """
-        material = self._data.get(key_id)
-        if material is None:
-            material = self._open(key_id)
-            self._data.put(key_id, material)
+        found = self._data.find(key_id)
+        if found is not None and self._epochs.check(found[0]) == found[1]:
+            return found[2]
+        return self._flights.fetch(key_id, lambda: self._fill(key_id))
+
+    def _fill(self, key_id: UUID) -> bytes:
+        """Open a key and keep it, unless it failed a moment ago; a refusal of its main key is looked into."""
+        stored = self._read(key_id)
+        environment = stored.environment
+        failed = self._failures.find(key_id)
+        if failed is not None and failed[0] == environment.epoch:
+            raise failed[1]
+        try:
+            material = self._open(stored)
+        except (KmsRefused, KmsUnreachable, WrapRefused) as error:
+            self._failures.put(key_id, error, epoch=environment.epoch)
+            if isinstance(error, KmsRefused):
+                suspect(self._services, environment, error)
+            raise
+        self._epochs.check(environment.environment_id)  # R8: locked while we waited for the KMS
+        self._data.put(key_id, material, environment=environment.environment_id, epoch=environment.epoch)
         return material
 
-    def _open(self, key_id: UUID) -> bytes:
+    def _open(self, stored: _Stored) -> bytes:
         """Open a key from its rows; where that fails and the rows have changed meanwhile, from what they are now (R1).
 
         A reader may hold wraps of a main key that a move left behind, and that its owner has just disabled.
         """
-        stored = self._read(key_id)
         for _ in range(TRIES):
             try:
                 return self._open_stored(stored)
             except (KmsRefused, KmsUnreachable, WrapRefused):
-                again = self._read(key_id)
+                again = self._read(stored.row.key_id)
                 if again == stored:
                     raise
                 stored = again
@@ -138,7 +163,8 @@ class Keyring:
             if row.parent is None:
                 wraps = keys.load_root_wraps(connection, KeyKind.DATA, [row.id])
                 return _Stored(row, environment, ChainRows({}, {}), wraps.get((row.id, 0), []))
-            rows = services.chain.read_rows(connection, [(row.parent, row.parent_version)])
+            pairs = [(row.parent, row.parent_version)]
+            rows = services.chain.read_rows(connection, pairs, environment.epoch)
             return _Stored(row, environment, rows, [])
 
     def _open_stored(self, stored: _Stored) -> bytes:
@@ -154,7 +180,9 @@ class Keyring:
     def _open_data(self, environment: Environment, row: DataKeyRow, rows: ChainRows) -> bytes:
         assert row.parent is not None
         pair = (row.parent, row.parent_version)
-        parent = material_of(self._services.chain.open_rows(environment.environment_id, rows, [pair])[pair])
+        chain = self._services.chain
+        opened = chain.open_rows(environment.environment_id, environment.epoch, rows, [pair])
+        parent = material_of(opened[pair])
         if row.wrapped is None:
             raise WrapRefused(reason=WrapReason.MALFORMED, key=row.key_id)
         return open_wrap(
@@ -187,13 +215,13 @@ class Keyring:
     def _create(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, count: int) -> list[Created]:
         ids = [uuid4() for _ in range(count)]
         attempt = self._try_roots if parent is None else self._try_children
-        minted = _again_after_lost_races(lambda: attempt(reference, parent, kind, ids))
+        environment, minted = _again_after_lost_races(lambda: attempt(reference, parent, kind, ids))
         # Only what was committed is remembered: a key whose transaction rolled back is never served.
         for one in minted if kind == KeyKind.DATA else []:
-            self._data.put(one.key_id, one.material)
+            self._data.put(one.key_id, one.material, environment=environment.environment_id, epoch=environment.epoch)
         return [Created(key_id=one.key_id, material=one.material) for one in minted]
 
-    def _try_roots(self, reference: str | UUID, _parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> list[Minted]:
+    def _try_roots(self, reference: str | UUID, _parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> _Made:
         """Roots, wrapped under every live main key while a move is open (R1)."""
         services = self._services
         with services.database.read() as connection:
@@ -203,9 +231,9 @@ class Keyring:
         with services.database.write() as connection:
             check_tops(connection, environment, tops)
             _store(connection, environment, minted, kind, parent=None)
-        return minted
+        return environment, minted
 
-    def _try_children(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> list[Minted]:
+    def _try_children(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> _Made:
         """Keys below a wrapping key's active version, which is held from being shredded until they are stored (R5)."""
         assert parent is not None
         services = self._services
@@ -223,7 +251,7 @@ class Keyring:
         with services.database.write() as connection:
             versions.hold_version(connection, pair)
             _store(connection, environment, minted, kind, parent=above)
-        return minted
+        return environment, minted
 
     def _reserve(self, environment: Environment, above: WrappingKeyRow, count: int) -> None:
         """Count wraps before they are made; a version that has made 2^32 is rekeyed, not used (R6)."""

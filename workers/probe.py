@@ -11,6 +11,7 @@ from uuid import UUID
 from schemas.keys import KEY_BYTES, KeyKind, MainKeyUri
 from workers.errors import Finding, KmsRefused, KmsUnreachable, ProbeFailed, ProbeUnanswered, WrapRefused
 from workers.kms.port import encryption_context
+from workers.policies import missing_statement
 from workers.services import Services
 from workers.store.environments import Environment, TopVersion
 from workers.store.roots import Root, root_page
@@ -61,7 +62,7 @@ async def _probe(
     findings: list[Finding] = []
     generation = await _try_target(services, environment, target, findings)
     if source != target:
-        await _try_describe(services, source, findings, "source")
+        await _try_describe(services, environment, source, findings, "source")
     if sample is not None and all(finding.ok for finding in findings):
         await _try_sample(services, environment, source, target, sample, findings)
     return Probe(findings=findings, generation=generation, calls=services.kms.total_calls() - before)
@@ -71,7 +72,7 @@ async def _try_target(
     services: Services, environment: Environment, uri: MainKeyUri, findings: list[Finding]
 ) -> str | None:
     """Describe, then wrap a canary: the adapter opens and compares every wrap it makes."""
-    generation = await _try_describe(services, uri, findings, "target")
+    generation = await _try_describe(services, environment, uri, findings, "target")
     if not findings[-1].ok:
         return None
     canary = services.random(KEY_BYTES)
@@ -79,15 +80,17 @@ async def _try_target(
         await services.kms.main_key(uri).wrap(canary, encryption_context(environment.environment_id, CANARY))
         findings.append(_good("target_wraps", uri, "It wraps and unwraps."))
     except (KmsRefused, KmsUnreachable) as error:
-        findings.append(_bad(error))
+        findings.append(_bad(services, environment, error))
     return generation
 
 
-async def _try_describe(services: Services, uri: MainKeyUri, findings: list[Finding], side: str) -> str | None:
+async def _try_describe(
+    services: Services, environment: Environment, uri: MainKeyUri, findings: list[Finding], side: str
+) -> str | None:
     try:
         description = await services.kms.main_key(uri).describe()
     except (KmsRefused, KmsUnreachable) as error:
-        findings.append(_bad(error))
+        findings.append(_bad(services, environment, error))
         return None
     told = f"generation {description.generation}" if description.generation else "its KMS hides the generation"
     findings.append(_good(f"{side}_described", uri, f"It is there and enabled; {told}."))
@@ -121,19 +124,25 @@ async def _try_sample(
             _good("source_answers", source, f"It answers; the sampled root will be set aside ({error.reason}).")
         )
     except (KmsRefused, KmsUnreachable) as error:
-        findings.append(_bad(error))
+        findings.append(_bad(services, environment, error))
 
 
 def _good(code: str, uri: MainKeyUri, cause: str) -> Finding:
     return Finding(code=code, ok=True, main_key=str(uri), cause=cause)
 
 
-def _bad(error: KmsRefused | KmsUnreachable) -> Finding:
+def _bad(services: Services, environment: Environment, error: KmsRefused | KmsUnreachable) -> Finding:
+    """With the very statement that is missing, where AWS denied."""
+    denial, statement = error.denial if isinstance(error, KmsRefused) else None, None
+    if denial is not None:
+        principal = services.settings.aws_principal_arn
+        statement = missing_statement(denial, environment.environment_id, principal=principal)
     return Finding(
         code=error.code,
         ok=False,
         main_key=error.main_key,
         cause=error.why,
         remedy=error.remedy,
+        statement=statement,
         transient=isinstance(error, KmsUnreachable),
     )

@@ -245,7 +245,8 @@ class MintBatch:
     def written(self) -> None:
         """The new versions are about to wrap: remember them, which saves a call a root."""
         for pair, minted in self.stored:
-            self.run.services.chain.remember(pair, minted.material)
+            environment = self.run.environment
+            self.run.services.chain.remember(environment.environment_id, environment.epoch, pair, minted.material)
 
 
 def _unminted(row: WrappingKeyRow, error: WrapRefused) -> SetAside:

@@ -14,16 +14,19 @@ from dataclasses import dataclass
 
 from schemas.keys import MainKeyUri, TopState
 from schemas.states import Mode, RepackState, Stage
+from workers.admission import MANAGED, require_interval, require_unlocked
 from workers.certificate import make_certificate
 from workers.errors import (
     AlreadyInForce,
     AnotherStarted,
+    EnvironmentLocked,
     KmsRefused,
     KmsUnreachable,
     LeaseLost,
     LostRace,
     RepackConflict,
 )
+from workers.locking import suspect
 from workers.logs import log
 from workers.moves import MoveWalk
 from workers.plans import next_stage, plan_move, plan_stage
@@ -53,6 +56,7 @@ from workers.store.repacks import (
     create_repack,
     get_repack,
     hold_running,
+    latest_repack,
     open_repack,
     set_columns,
 )
@@ -76,6 +80,7 @@ class Request:
     target: MainKeyUri | None
     mode: Mode
     actor: str
+    override: str | None = None  # why the replacement interval does not hold this once
 
 
 Settle = Callable[[Connection, Repack], None]
@@ -117,13 +122,13 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     if not probe.is_clear:
         raise probe.failure()
     is_same = str(target) == source.main_key and probe.generation == source.generation
-    if is_same and (probe.generation or request.target):
+    if is_same and (probe.generation or request.target) and not _left_to_renew(services, request):
         raise AlreadyInForce(main_key=source.main_key)
     with services.database.read() as connection:
         check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
         ranges = plan_move(connection, request.environment)
     with services.database.write() as connection:
-        repack = _create(connection, request, source, target, probe, ranges)
+        repack = _create(connection, services, request, source, target, probe, ranges)
         settle(connection, repack)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
     services.wake.repack(repack.id, times=len(ranges) or 1)
@@ -131,9 +136,17 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     return repack
 
 
+def _left_to_renew(services: Services, request: Request) -> bool:
+    """Whether a deep repack finds a renewal that was stopped: reason enough under the same key."""
+    with services.database.read() as connection:
+        last = latest_repack(connection, request.environment.id)
+    return request.mode == Mode.DEEP and last is not None and last.state == RepackState.STOPPED
+
+
 def _ends(services: Services, request: Request) -> tuple[TopVersion, MainKeyUri]:
     """The top version in force, and the main key to move to."""
     with services.database.read() as connection:
+        require_unlocked(connection, request.environment)
         source = live_tops(connection, request.environment.id)[0]
     return source, request.target or MainKeyUri.parse(source.main_key)
 
@@ -150,9 +163,25 @@ def _same_or_conflict(services: Services, request: Request, target: MainKeyUri) 
 
 
 def _create(
-    connection: Connection, request: Request, source: TopVersion, target: MainKeyUri, probe: Probe, ranges: list[Range]
+    connection: Connection,
+    services: Services,
+    request: Request,
+    source: TopVersion,
+    target: MainKeyUri,
+    probe: Probe,
+    ranges: list[Range],
 ) -> Repack:
     environment = lock_environment(connection, request.environment.id)
+    require_unlocked(connection, environment)
+    require_interval(
+        connection,
+        environment,
+        source,
+        target,
+        interval=services.settings.replacement_interval,
+        actor=request.actor,
+        override=request.override,
+    )
     if live_tops(connection, environment.id)[0] != source:
         raise AnotherStarted  # and ended, between our look and our lock
     version = last_top_version(connection, environment.id) + 1
@@ -174,23 +203,29 @@ def _create(
     set_top_state(connection, environment.id, source.version, TopState.DRAINING)
     insert_top(connection, environment.id, version=version, main_key=str(target), generation=probe.generation)
     shards.plan_shards(connection, repack.id, Stage.MOVE, 1, ranges)
+    _tell_started(connection, request, repack, source, probe, ranges)
+    return repack
+
+
+def _tell_started(
+    connection: Connection, request: Request, repack: Repack, source: TopVersion, probe: Probe, ranges: list[Range]
+) -> None:
     tell(
         connection,
         "repack.started",
         actor=request.actor,
-        environment_id=environment.environment_id,
+        environment_id=repack.environment_id,
         repack_id=repack.repack_id,
         facts={
             "mode": request.mode.value,
             "source": source.main_key,
             "source_generation": source.generation,
-            "target": str(target),
+            "target": repack.target_key,
             "target_generation": probe.generation,
             "roots": sum(part.expected for part in ranges),
             "shards": len(ranges),
         },
     )
-    return repack
 
 
 # 2. Walk: claim a shard, batch after batch, leave --------------------------------------------------------------------
@@ -203,6 +238,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
     """
     with services.database.read() as connection:
         repack = get_repack(connection, repack_id)
+        environment = get_environment(connection, repack.environment)
     if repack.state == RepackState.BLOCKED:
         repack = look_again(services, repack)
     deadline = services.clock() + services.settings.slice_seconds
@@ -218,6 +254,11 @@ def walk_slice(services: Services, repack_id: int) -> bool:
                 walk_shard(Run(services=services, repack=repack, environment=environment), shard, deadline)
     except (KmsRefused, KmsUnreachable) as error:
         block(services, repack, error)
+        if isinstance(error, KmsRefused):
+            suspect(services, environment, error)
+        return False
+    except EnvironmentLocked as error:
+        log.info("slice.found_lock", repack=str(repack.repack_id), cause=error.cause)
         return False
     except LostRace as error:
         log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))
@@ -303,7 +344,7 @@ def advance(services: Services, repack: Repack) -> bool:
         moved_on = (current.state, current.stage, current.level) != (repack.state, repack.stage, repack.level)
         if moved_on or unfinished or environment.lock_cause:
             return unfinished == 0 and current.is_running and not environment.lock_cause
-        if current.stage == Stage.MOVE and not _close_move(connection, current, environment):
+        if current.stage == Stage.MOVE and not _close_move(connection, services, current, environment):
             return True  # roots were created meanwhile: they have shards of their own now
         if following is None:
             _finish(connection, services, current)
@@ -333,7 +374,7 @@ def _enter(
     set_columns(connection, repack, stage=stage, level=level)
 
 
-def _close_move(connection: Connection, repack: Repack, environment: Environment) -> bool:
+def _close_move(connection: Connection, services: Services, repack: Repack, environment: Environment) -> bool:
     """Drop the old wraps once no root needs them (R1). Writers are shut out by the environment's lock.
 
     A quarantined root keeps the move open, and the old main key in force beside the new one. False: there are roots
@@ -346,7 +387,7 @@ def _close_move(connection: Connection, repack: Repack, environment: Environment
     if missing:
         return True
     older = [top.version for top in live_tops(connection, environment.id) if top.version < repack.to_top]
-    certificate = make_certificate(connection, repack, environment)
+    certificate = make_certificate(connection, repack, environment, backup_retention=services.settings.backup_retention)
     drop_root_wraps(connection, environment.id, older)
     for version in older:
         set_top_state(connection, environment.id, version, TopState.RETIRED)
@@ -359,6 +400,16 @@ def _close_move(connection: Connection, repack: Repack, environment: Environment
         repack_id=repack.repack_id,
         facts={"certificate": certificate},
     )
+    if repack.source_key == MANAGED != repack.target_key:
+        facts = {"main_key": repack.target_key}
+        tell(
+            connection,
+            "main_key.adopted",
+            actor=repack.actor,
+            environment_id=environment.environment_id,
+            repack_id=repack.repack_id,
+            facts=facts,
+        )
     return True
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.epochs import Epochs
 from workers.kms.registry import KmsRegistry
 from workers.rewrap import RandomBytes
 from workers.settings import Settings
@@ -29,6 +30,7 @@ class Services:
     kms: KmsRegistry
     loop: Loop
     cache: PlaintextCache[Pair]
+    epochs: Epochs
     chain: Chain
     wake: Waker
     owner: str
@@ -37,6 +39,7 @@ class Services:
 
     def close(self) -> None:
         """Give connections back and drop plaintext."""
+        self.epochs.close()
         self.cache.clear()
         self.loop.run(self.kms.close(), timeout=10)
         self.loop.close()

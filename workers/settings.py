@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Settings(BaseSettings):
@@ -24,6 +27,25 @@ class Settings(BaseSettings):
     broker_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="kombu URL of the broker.")
     managed_key_file: Path | None = Field(
         default=None, description="File of the platform's own main key (mode 0600). Without it `managed:` is closed."
+    )
+    aws_access_file: Path | None = Field(
+        default=None,
+        description="JSON, by AWS account: role_arn and external_id to assume, backup_region of multi-region keys.",
+    )
+    aws_principal_arn: str | None = Field(
+        default=None,
+        pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:(root|(role|user)/[A-Za-z0-9_+=,.@/-]+)$",
+        description="Who keyrepack is to AWS: named in the policies that customers attach.",
+    )
+    openbao_address: str | None = Field(
+        default=None,
+        description="OpenBao's or Vault's URL, https (http on loopback only). Without it `openbao:` is closed.",
+    )
+    openbao_token_file: Path | None = Field(
+        default=None, description="File of the token for OpenBao (mode 0600); read again when it changes."
+    )
+    openbao_namespace: str = Field(
+        default="", pattern=r"^[A-Za-z0-9_./-]*$", description="Namespace in OpenBao; the root's where empty."
     )
     batch_size: int = Field(default=4000, ge=1, le=20_000, description="Data keys rewrapped in one transaction.")
     shard_size: int = Field(default=25_000, ge=1, description="Data keys in a shard, about; at least one batch.")
@@ -46,10 +68,32 @@ class Settings(BaseSettings):
     )
     kms_probe_seconds: float = Field(default=5.0, gt=0, description="First wait before a blocked repack looks again.")
     kms_probe_max_seconds: float = Field(default=300.0, gt=0, description="Longest wait before it looks again.")
+    replacement_interval: float = Field(
+        default=86_400, ge=0, description="Seconds between two replacements of an environment's main key; 0: no limit."
+    )
+    backup_retention: float = Field(
+        default=0, ge=0, description="Seconds that backups are kept: a certificate holds from then on."
+    )
     cache_ttl: float = Field(
         default=300.0, ge=0, le=300, description="Seconds a plaintext key may stay in memory (R8)."
     )
     cache_size: int = Field(default=10_000, ge=0, description="Plaintext keys in a process's cache, at most.")
+    event_sources_file: Path | None = Field(
+        default=None, description="Who may say what: sources, keys, workspaces, types. Without it no event is taken."
+    )
+    allow_unsigned_events: bool = Field(
+        default=False, description="Without a sources file, believe everyone who reaches the broker: trials and tests."
+    )
+    event_tolerance_seconds: float = Field(
+        default=300.0, gt=0, description="How far from now an event's signature may be; a revocation is never too late."
+    )
+    poll_interval: float = Field(default=300.0, gt=0, description="Seconds between two looks at a main key in use.")
+    poll_calls_per_second: float = Field(
+        default=50.0, gt=0, description="Calls a second that these looks make, in all processes together."
+    )
+    hidden_generation_days: float = Field(
+        default=90.0, gt=0, description="Days after which roots are rewrapped where a KMS hides its key's generation."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(
         default="json", description="One JSON object a line, or coloured text."
@@ -57,3 +101,20 @@ class Settings(BaseSettings):
     allow_memory_kms: bool = Field(
         default=False, description="Open `memory:` main keys: tests only, they die with the process."
     )
+
+    @field_validator("openbao_address")
+    @classmethod
+    def _is_a_private_way(cls, value: str | None) -> str | None:
+        """Plaintext keys travel this way (R10)."""
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        is_secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+        if not is_secure or not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("give https://HOST:PORT (http only for 127.0.0.1, ::1 or localhost), and nothing else")
+        return value
+
+    @property
+    def poll_tick(self) -> float:
+        """Seconds between two passes over the main keys that are due."""
+        return min(5.0, self.poll_interval / 4)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from schemas.errors import IllegalMove
 from schemas.keys import MainKeyUri, TopState
 from schemas.states import RepackState, Stage
-from workers.errors import Finding, KmsRefused, KmsUnreachable, RepackConflict
+from workers.errors import EnvironmentLocked, Finding, KmsRefused, KmsUnreachable, RepackConflict
 from workers.logs import log
 from workers.probe import probe_replacement
 from workers.services import Services
@@ -52,6 +52,9 @@ def resume(services: Services, repack: Repack, *, actor: str, reason: str = "") 
             raise IllegalMove(
                 action="resumed", state=current.state.value, allowed=["retried"] if _is_held(current) else []
             )
+        environment = get_environment(connection, current.environment)
+        if environment.lock_cause is not None:
+            raise EnvironmentLocked(environment=environment.environment_id, cause=environment.lock_cause)
         return change_state(
             connection, current, current.stage_state, "repack.resumed", actor=actor, facts=facts, probes=0
         )
@@ -170,7 +173,9 @@ def block(services: Services, repack: Repack, error: KmsRefused | KmsUnreachable
 
 def look_again(services: Services, repack: Repack) -> Repack:
     """Probe the main keys of a blocked repack if it is time; go on if they work, else wait longer."""
-    if repack.probe_at is not None and services.database.now() < repack.probe_at:
+    with services.database.read() as connection:
+        is_locked = get_environment(connection, repack.environment).lock_cause is not None
+    if is_locked or (repack.probe_at is not None and services.database.now() < repack.probe_at):
         return repack
     failed = _first_failure(services, repack)
 

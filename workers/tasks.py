@@ -5,8 +5,8 @@ from __future__ import annotations
 import structlog
 
 from producers.publisher import BrokerAway, KombuPublisher
-from workers import intake, repack, sweeper
-from workers.app import HANDLE_EVENT, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
+from workers import intake, repack, sweeper, watching
+from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
 from workers.errors import NotFound, Transient
 from workers.logs import log
 
@@ -53,3 +53,13 @@ def publish_outbox() -> None:
         log.warning("outbox.left", code=error.code, why=str(error))
     finally:
         publisher.close()
+
+
+@app.task(name=POLL_MAIN_KEYS, shared=False)
+def poll_main_keys() -> None:
+    """Look at the main keys that are due."""
+    try:
+        if sweeper.take_tick(services(), "poll", settings.poll_tick):
+            watching.poll_main_keys(services())
+    except Transient as error:
+        log.warning("poll.left", code=error.code, why=str(error))

@@ -333,6 +333,8 @@ def view_environment(connection: Connection, environment: Environment, *, count:
         "name": environment.name,
         "main_key": environments.live_tops(connection, environment.id)[0].main_key,
         "lock": environment.lock_cause,
+        "lock_detail": environment.lock_detail,
+        "locked_at": environment.locked_at,
         "created_at": environment.created_at,
         "repack": repack_json(newest, str(environment)) if newest else None,
     }

@@ -108,6 +108,8 @@ class Stack:
             key_file = self.folder / "managed.key"
             create_managed_key_file(key_file)
             self.settings = Settings(
+                allow_unsigned_events=True,
+                replacement_interval=0,
                 database_url=self._database_url,
                 broker_url=self.redis.url,
                 managed_key_file=key_file,

@@ -80,7 +80,8 @@ def test_outgoing_events_arrive_in_order_and_by_their_schema(stack: Stack) -> No
         ]
     assert [event.type for event in heard] == told
     assert told == [
-        "environment.created", "repack.started", "repack.move_closed", "repack.renewing", "repack.finished"
+        "environment.created", "repack.started", "repack.move_closed", "main_key.adopted", "repack.renewing",
+        "repack.finished",
     ]  # fmt: skip
     assert len({event.id for event in heard}) == len(heard)
     schemas = json_schema()["outbound"]

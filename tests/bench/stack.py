@@ -151,6 +151,8 @@ def _variables(database_url: str, broker_url: str, key_file: Path) -> dict[str, 
         "KEYREPACK_LEASE_SECONDS": str(LEASE_SECONDS),
         "KEYREPACK_SWEEP_SECONDS": str(SWEEP_SECONDS),
         "KEYREPACK_LOG_LEVEL": "warning",
+        "KEYREPACK_REPLACEMENT_INTERVAL": "0",
+        "KEYREPACK_ALLOW_UNSIGNED_EVENTS": "true",
     }
 
 

@@ -23,6 +23,7 @@ from tests.oracle import Oracle
 from workers.errors import (
     AlreadyInForce,
     Cause,
+    EnvironmentLocked,
     KmsRefused,
     KmsUnreachable,
     LostRace,
@@ -31,6 +32,7 @@ from workers.errors import (
     RepackConflict,
 )
 from workers.keyring import Created, Keyring
+from workers.locking import unlock_if_restricted
 from workers.repack import walk_slice
 from workers.services import Services
 from workers.steering import abort, pause, resume, stop
@@ -132,7 +134,7 @@ class Story:
         mode = self.chance.choice([Mode.DEEP, Mode.DEEP, Mode.SHALLOW])
         try:
             self.world.start(self.environment, f"memory:{self.chance.choice(MAIN_KEYS)}", mode)
-        except (RepackConflict, AlreadyInForce, ProbeFailed, ProbeUnanswered):
+        except (RepackConflict, AlreadyInForce, ProbeFailed, ProbeUnanswered, EnvironmentLocked):
             assert self.world.dump() == before  # R7
 
     def steer(self) -> None:
@@ -149,7 +151,7 @@ class Story:
     def _steer(self, act: Callable[..., Repack]) -> None:
         repack = self._latest()
         if repack is not None:
-            with contextlib.suppress(IllegalMove):
+            with contextlib.suppress(IllegalMove, EnvironmentLocked):
                 act(self.world.main, repack, actor="operator")
             self._check()
 
@@ -198,7 +200,9 @@ class Story:
         if not actor.done:
             return
         (self.workers if actor in self.workers else self.writers).remove(actor)
-        if actor.error is not None and not isinstance(actor.error, LostRace | KmsRefused | KmsUnreachable):
+        if actor.error is not None and not isinstance(
+            actor.error, LostRace | KmsRefused | KmsUnreachable | EnvironmentLocked
+        ):
             raise actor.error
         if isinstance(actor.outcome, Created):
             self.known[actor.outcome.key_id] = actor.outcome.material
@@ -228,6 +232,8 @@ class Story:
             self.world.kms.set_state(name, None)
         assert self.world.clock is not None
         self.world.clock.let_pass(301)
+        unlock_if_restricted(self.world.main, self.environment)  # as the poll does
+        self.world.clock.let_pass(1)
 
     def rotate(self) -> None:
         """The KMS rotates a main key."""

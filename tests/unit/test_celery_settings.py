@@ -14,7 +14,7 @@ from kombu.transport.redis import Channel
 from producers.publisher import TRANSPORT_OPTIONS
 from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
 from workers import tasks
-from workers.app import HANDLE_EVENT, PUBLISH_OUTBOX, SWEEP, WALK, app, celery_settings, make_app
+from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, celery_settings, make_app
 from workers.settings import Settings
 
 SETTINGS = celery_settings(Settings())
@@ -107,14 +107,14 @@ def test_urgent_messages_come_first(celery: Celery) -> None:
 
 
 def test_only_our_own_tasks_can_be_called() -> None:
-    """Whoever can push to the broker can call any registered task: there are four, and none of Celery's own."""
+    """Whoever can push to the broker can call any registered task: there are five, and none of Celery's own."""
     assert tasks.app is app
-    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX}
+    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS}
 
 
 def test_a_task_takes_one_id_at_most() -> None:
     """A message is a wake-up: nothing but an id comes with it (R3)."""
-    for name, count in ((WALK, 1), (HANDLE_EVENT, 1), (SWEEP, 0), (PUBLISH_OUTBOX, 0)):
+    for name, count in ((WALK, 1), (HANDLE_EVENT, 1), (SWEEP, 0), (PUBLISH_OUTBOX, 0), (POLL_MAIN_KEYS, 0)):
         assert len(inspect.signature(app.tasks[name].run).parameters) == count
 
 
@@ -122,13 +122,14 @@ def test_beat_sends_our_jobs_alone() -> None:
     """Celery's own daily clean-up of results, which we have not, is not on the clock."""
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
-    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP}
+    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP, POLL_MAIN_KEYS}
     assert all(entry.options["queue"] == HOUSEKEEPING for entry in scheduler.schedule.values())
     assert all(entry.options["expires"] > 0 for entry in scheduler.schedule.values())
 
 
 def test_beat_looks_up_often_enough() -> None:
-    """Beat never sleeps longer than a sweep's interval."""
+    """Beat never sleeps longer than until the next sweep or poll."""
+    assert celery_settings(Settings(poll_interval=2))["beat_max_loop_interval"] <= 0.5
     assert celery_settings(Settings(sweep_seconds=1))["beat_max_loop_interval"] <= 1
     assert celery_settings(Settings(sweep_seconds=3600))["beat_max_loop_interval"] <= 5
 

@@ -30,12 +30,12 @@ def test_a_cache_that_expires_between_reading_and_opening(world: World) -> None:
     services = world.process(cache_clock=lambda: time[0])
     services.chain.open(environment.environment_id, [(keys[0], 1)])
     with services.database.snapshot() as connection:
-        rows = services.chain.read_rows(connection, [(keys[-1], 1)])
+        rows = services.chain.read_rows(connection, [(keys[-1], 1)], 0)
     time[0] = 301.0
-    opened = services.chain.open_rows(environment.environment_id, rows, [(keys[-1], 1)])
+    opened = services.chain.open_rows(environment.environment_id, 0, rows, [(keys[-1], 1)])
     assert isinstance(opened[keys[-1], 1], bytes)
     # R8: what was known is given no second life: the root's time was over.
-    assert services.cache.get((keys[0], 1)) is None
+    assert services.cache.get((keys[0], 1), 0) is None
 
 
 def test_the_other_main_key_opens_while_a_move_is_open(world: World) -> None:

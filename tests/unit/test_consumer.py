@@ -18,6 +18,7 @@ from workers.app import make_app
 from workers.consumer import EventConsumer
 from workers.embedded.ports import free_port
 from workers.settings import Settings
+from workers.sources import Sources
 from workers.store import models
 from workers.store.database import Database
 from workers.store.schema import migrate
@@ -29,6 +30,7 @@ class Message:
 
     body: bytes | str
     became: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
     def ack(self) -> None:
         self.became.append("acknowledged")
@@ -66,6 +68,7 @@ def consumer_on(database: Database) -> EventConsumer:
     """A consumer step as a worker makes it, on a database."""
     step = EventConsumer.__new__(EventConsumer)
     step._database = database
+    step._sources = Sources(None, allow_unsigned=True)
     return step
 
 

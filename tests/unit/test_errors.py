@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -27,11 +28,16 @@ EXAMPLES: list[KeyrepackError] = [
     errors.ProbeUnanswered([GOOD, BAD]),
     errors.RepackConflict(environment=ID, repack=ID, state="moving"),
     errors.AlreadyInForce(main_key="managed:"),
+    errors.ReplacedTooSoon(environment=ID, next_at=datetime(2026, 1, 2, tzinfo=UTC)),
+    errors.ProbeUnanswered([GOOD, BAD]),
+    values.MalformedKey("It is not base64.", expected="whpk_"),
     errors.NotFound("environment", ID),
     errors.AlreadyThere("environment", "acme"),
     errors.HierarchyBroken(fault="These keys hang from themselves", keys=[ID]),
     errors.EnvironmentLocked(environment=ID, cause="revoked"),
     errors.NotConfigured("The managed key is closed.", "No file is named.", "Set KEYREPACK_MANAGED_KEY_FILE."),
+    *(errors.UploadRefused(params=ID, fault=fault, why="It has 3 bytes.") for fault in errors.UploadFault),
+    errors.UploadParamsSpent(params=ID, why="They held for 24 hours."),
     errors.LeaseLost(shard=7, why="Its lease ran out."),
     errors.VersionGone(key=ID, version=3),
     errors.TopChanged(environment=ID),

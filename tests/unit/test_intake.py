@@ -14,6 +14,7 @@ from tests.engine import Crash, CrashDoor, World, usual_tree
 from workers.errors import Cause
 from workers.intake import handle_event, take_event
 from workers.repack import walk_slice
+from workers.sources import Sources
 from workers.store import models
 from workers.store.environments import Environment
 from workers.store.repacks import get_repack
@@ -30,7 +31,7 @@ def body(environment: Environment | None, main_key: str = "memory:b", **changed:
 
 def take(world: World, event: bytes) -> int | None:
     """Take an event, and give it its effect."""
-    row = take_event(world.main.database, event)
+    row = take_event(world.main.database, event, sources=Sources(None, allow_unsigned=True))
     if row is not None:
         handle_event(world.main, row)
     return row
@@ -133,7 +134,7 @@ def test_effect_and_record_are_one_transaction(world: World, at: int, committed:
     """R2: wherever the process dies, the event is done again or not at all: one repack, one outcome."""
     environment = world.environment()
     usual_tree(world, environment)
-    row = take_event(world.main.database, body(environment))
+    row = take_event(world.main.database, body(environment), sources=Sources(None, allow_unsigned=True))
     assert row is not None
     try:
         handle_event(world.process(door=CrashDoor(at, committed=committed)), row)
@@ -148,7 +149,7 @@ def test_an_event_that_is_handled_twice_at_once(world: World) -> None:
     """R2: one who took up an event, and comes late, does not undo what came after it."""
     environment = world.environment()
     usual_tree(world, environment, hours=1)
-    row = take_event(world.main.database, body(environment))
+    row = take_event(world.main.database, body(environment), sources=Sources(None, allow_unsigned=True))
     assert row is not None
     late, first = world.process(), world.process()
 

@@ -24,7 +24,9 @@ from workers.errors import (
     WrapReason,
     WrapRefused,
 )
+from workers.flights import NEGATIVE_SECONDS
 from workers.keyring import Keyring
+from workers.locking import unlock_if_restricted
 from workers.minting import mint_child
 from workers.repack import walk_slice
 from workers.services import Services
@@ -242,6 +244,7 @@ def test_a_locked_environment_is_closed(world: World) -> None:
 @pytest.mark.parametrize("parent", [False, True], ids=["root", "below"])
 def test_a_main_key_that_is_away(world: World, parent: bool) -> None:
     """A reader learns the precise cause, and reads on as soon as the main key is back."""
+    assert world.clock is not None
     environment = world.environment()
     known = usual_tree(world, environment)
     row = next(row for row in world.rows(models.data_keys) if bool(row["parent"]) == parent)
@@ -250,11 +253,29 @@ def test_a_main_key_that_is_away(world: World, parent: bool) -> None:
     with pytest.raises(KmsRefused) as refused:
         fresh.unwrap(row["key_id"])
     assert refused.value.cause == Cause.DISABLED
-    world.kms.set_state("a", Cause.UNREACHABLE)
-    with pytest.raises(KmsUnreachable):
+    with pytest.raises(EnvironmentLocked):  # it was looked into: nobody asks a KMS that said no
         fresh.unwrap(row["key_id"])
     world.kms.set_state("a", None)
+    unlock_if_restricted(world.main, environment)
+    world.clock.let_pass(1)
     assert fresh.unwrap(row["key_id"]) == known[row["key_id"]]
+
+
+def test_a_kms_that_does_not_answer_is_asked_again(world: World) -> None:
+    """An unreachable main key locks nothing; a failure is remembered for ten seconds, then its KMS is asked again."""
+    environment = world.environment()
+    known = usual_tree(world, environment)
+    key = next(iter(known))
+    fresh = Keyring(world.process())
+    world.kms.set_state("a", Cause.UNREACHABLE)
+    with pytest.raises(KmsUnreachable):
+        fresh.unwrap(key)
+    world.kms.set_state("a", None)
+    with pytest.raises(KmsUnreachable):
+        fresh.unwrap(key)
+    assert world.clock is not None
+    world.clock.let_pass(NEGATIVE_SECONDS)
+    assert fresh.unwrap(key) == known[key]
 
 
 def test_plaintext_lives_no_longer_than_allowed(world: World) -> None:

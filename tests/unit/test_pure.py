@@ -22,6 +22,9 @@ from workers.store.pages import END, Group
 
 # The planner ---------------------------------------------------------------------------------------------------------
 
+OWNER = UUID(int=1)
+"""Whose plaintext it is."""
+
 
 @settings(deadline=None, max_examples=60)
 @given(counts=st.lists(st.integers(0, 60), max_size=12), size=st.integers(1, 15))
@@ -101,11 +104,11 @@ def test_a_read_never_prolongs_a_life() -> None:
     """R8: an entry's time is counted from when it was filled, whatever happens; at the end it is gone."""
     time = Time()
     cache: PlaintextCache[str] = PlaintextCache(ttl=300, size=10, clock=time)
-    cache.put("key", b"material")
+    cache.put("key", b"material", environment=OWNER, epoch=0)
     for time.now in (1, 100, 299.9):
-        assert cache.get("key") == b"material"
+        assert cache.get("key", 0) == b"material"
     time.now = 300
-    assert cache.get("key") is None
+    assert cache.get("key", 0) is None
     assert len(cache) == 0
 
 
@@ -113,10 +116,10 @@ def test_the_least_recently_used_goes_first() -> None:
     """The cache is bounded."""
     cache: PlaintextCache[int] = PlaintextCache(ttl=300, size=3, clock=Time())
     for key in (1, 2, 3):
-        cache.put(key, bytes([key]))
-    cache.get(1)
-    cache.put(4, b"\x04")
-    assert [cache.get(key) for key in (1, 2, 3, 4)] == [b"\x01", None, b"\x03", b"\x04"]
+        cache.put(key, bytes([key]), environment=OWNER, epoch=0)
+    cache.get(1, 0)
+    cache.put(4, b"\x04", environment=OWNER, epoch=0)
+    assert [cache.get(key, 0) for key in (1, 2, 3, 4)] == [b"\x01", None, b"\x03", b"\x04"]
     cache.clear()
     assert len(cache) == 0
 
@@ -125,15 +128,15 @@ def test_the_least_recently_used_goes_first() -> None:
 def test_nothing_is_kept_where_nothing_may_be(ttl: float, size: int) -> None:
     """R8: a lifetime or a size of 0 keeps no plaintext."""
     cache: PlaintextCache[int] = PlaintextCache(ttl=ttl, size=size, clock=Time())
-    cache.put(1, b"material")
-    assert cache.get(1) is None
+    cache.put(1, b"material", environment=OWNER, epoch=0)
+    assert cache.get(1, 0) is None
     assert len(cache) == 0
 
 
 def test_a_caches_repr_tells_nothing() -> None:
     """R10: neither keys nor material."""
     cache: PlaintextCache[int] = PlaintextCache(ttl=300, size=10, clock=Time())
-    cache.put(1, b"material")
+    cache.put(1, b"material", environment=OWNER, epoch=0)
     assert repr(cache) == "PlaintextCache(1 entries)"
 
 

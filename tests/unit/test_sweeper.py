@@ -9,6 +9,7 @@ from workers.certificate import STATEMENT
 from workers.errors import Cause
 from workers.intake import take_event
 from workers.repack import walk_slice
+from workers.sources import Sources
 from workers.steering import pause
 from workers.store import models
 from workers.store.shards import claim_shard
@@ -91,7 +92,7 @@ def test_an_event_without_its_effect_is_woken(world: World) -> None:
         f'{{"specversion":"1.0","id":"1","source":"t","type":"main_key.rotated",'
         f'"data":{{"environment":"{environment.environment_id}"}}}}'
     )
-    row = take_event(world.main.database, body.encode())
+    row = take_event(world.main.database, body.encode(), sources=Sources(None, allow_unsigned=True))
     assert woken(world).events == [row]
 
 

@@ -12,12 +12,16 @@ from workers.cli import (
     databases,
     environments,
     events,
+    inventories,
+    locks,
     main_keys,
     managed_keys,
+    policies,
     processes,
     repacks,
     steering,
     up,
+    uploads,
     verifying,
     watching,
 )
@@ -50,9 +54,13 @@ COMMANDS: Sequence[tuple[Command, str]] = (
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
 )  # fmt: skip
 
+MAIN_KEYS: Mapping[str, Command] = (
+    main_keys.COMMANDS | inventories.COMMANDS | policies.COMMANDS | uploads.COMMANDS | locks.COMMANDS
+)
+
 GROUPS: Sequence[tuple[str, str, str, Mapping[str, Command]]] = (
     ("environment", "Create environments and look at them.", KEYS, environments.COMMANDS),
-    ("main-key", "Replace an environment's main key.", KEYS, main_keys.COMMANDS),
+    ("main-key", "Main keys for their whole life: replace, list, upload, revoke …", KEYS, MAIN_KEYS),
     ("managed-key", "The platform's own main key.", KEYS, managed_keys.COMMANDS),
     ("repack", "Look at repacks, and steer them.", REPACKS, repacks.COMMANDS | watching.COMMANDS | steering.COMMANDS),
     ("audit", "The audit chain.", PROOF, audits.COMMANDS),

@@ -98,21 +98,26 @@ def list_all(as_json: AsJson = False) -> None:
 
 
 def show(environment: Reference, as_json: AsJson = False) -> None:
-    """Show an environment: its main keys so far, its keys by kind and level, its newest repack."""
+    """Show an environment: its lock, main keys so far, keys by kind and level, newest repack, next replacement."""
+    from workers.admission import next_replacement
     from workers.store.environments import find_environment
     from workers.views import view_environment
 
     with opened() as services, services.database.read() as connection:
-        view = view_environment(connection, find_environment(connection, environment))
+        found = find_environment(connection, environment)
+        interval = services.settings.replacement_interval
+        next_at = next_replacement(connection, found, interval=interval) if interval else None
+        view = view_environment(connection, found) | {"next_replacement": next_at}
     say(view, lambda out: _print_environment(out, view))
 
 
 def _print_environment(out: Console, view: dict[str, Any]) -> None:
-    repack = view["repack"]
+    repack, next_at = view["repack"], view["next_replacement"]
     newest = f"{repack['id']}, {repack['mode']}, {repack['state']}" if repack else "none"
     lines = [
         ("id", view["id"]), ("created", moment(view["created_at"])), ("main key", view["main_key"]),
-        ("lock", view["lock"]), ("newest repack", newest),
+        ("lock", view["lock"]), ("locked since", moment(view["locked_at"])), ("because", view["lock_detail"]),
+        ("newest repack", newest), ("next replacement", f"from {moment(next_at)}" if next_at else "at any time"),
     ]  # fmt: skip
     out.print(f"[bold]{view['workspace']}/{view['name']}[/]")
     out.print(facts(lines))

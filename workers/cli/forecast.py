@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,7 +13,8 @@ from sqlalchemy import Connection
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
 from schemas.states import Mode, RepackState, Stage
-from workers.errors import AlreadyInForce, EnvironmentLocked, HierarchyBroken, RepackConflict
+from workers.admission import next_replacement
+from workers.errors import AlreadyInForce, EnvironmentLocked, HierarchyBroken, RepackConflict, ReplacedTooSoon
 from workers.planner import cut_children
 from workers.plans import KEYS_IN_SHRED_SHARD, plan_move
 from workers.probe import Probe, probe_replacement
@@ -21,6 +23,7 @@ from workers.store.environments import Environment, TopVersion, count_keys, live
 from workers.store.repacks import Repack, list_repacks, open_repack
 from workers.store.shards import progress
 from workers.store.trees import check_tree, child_counts, split_parent, wrapping_key_rows
+from workers.store.types import read_clock
 
 ASSUMED_RATE = 25_000.0
 """Keys a second where no repack has been measured yet: two workers on two cores, and SQLite, do more."""
@@ -56,8 +59,13 @@ class Forecast:
         return asdict(self) | {"changed": False}
 
 
-def forecast(services: Services, environment: Environment, target: MainKeyUri, mode: Mode) -> Forecast:
-    """Probe both keys, count and plan. Raises DatabaseAway alone: everything else is a blocker."""
+def forecast(
+    services: Services, environment: Environment, target: MainKeyUri, mode: Mode, *, overridden: bool = False
+) -> Forecast:
+    """Probe both keys, count and plan; `overridden`: however soon after the last one.
+
+    Raises DatabaseAway alone: everything else is a blocker.
+    """
     with services.database.read() as connection:
         source = live_tops(connection, environment.id)[0]
     begun = time.monotonic()
@@ -67,7 +75,9 @@ def forecast(services: Services, environment: Environment, target: MainKeyUri, m
         keys = count_keys(connection, environment.id)
         shards = _shards(connection, services, environment, mode, keys)
         rate, rate_from = _rate(connection)
-        blockers = [_blocker(error) for error in _blockers(connection, environment, source, target, mode, probe)]
+        errors = list(_blockers(connection, environment, source, target, mode, probe))
+        if not overridden and str(target) != source.main_key:
+            errors += _too_soon(connection, environment, services.settings.replacement_interval)
     calls = probe.calls + _calls(services, keys, MainKeyUri.parse(source.main_key), target, mode)
     call_seconds = probed / probe.calls if probe.calls else 0.0
     below = sum(count for level, count in keys["data"].items() if level > 1) if mode == Mode.DEEP else 0
@@ -82,7 +92,7 @@ def forecast(services: Services, environment: Environment, target: MainKeyUri, m
         kms_calls=calls,
         seconds=round(calls * call_seconds / services.settings.kms_concurrency + below / rate, 2),
         rests_on=_rests_on(rate if below else None, rate_from, call_seconds, services.settings.kms_concurrency),
-        blockers=blockers,
+        blockers=[_blocker(error) for error in errors],
     )
 
 
@@ -160,6 +170,13 @@ def _blockers(
         check_tree(connection, environment.id, with_data=mode == Mode.DEEP)
     except HierarchyBroken as error:
         yield error
+
+
+def _too_soon(connection: Connection, environment: Environment, interval: float) -> Iterator[KeyrepackError]:
+    next_at = next_replacement(connection, environment, interval=interval)
+    if interval and next_at is not None and read_clock(connection) < next_at:
+        at = datetime.fromtimestamp(next_at, UTC)
+        yield ReplacedTooSoon(environment=environment.environment_id, next_at=at)
 
 
 def _blocker(error: KeyrepackError) -> dict[str, str]:

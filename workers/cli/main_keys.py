@@ -24,6 +24,9 @@ def replace(
     mode: Annotated[
         Mode, typer.Option(help="deep renews every wrapping key below as well; shallow moves the roots alone.")
     ] = Mode.DEEP,
+    override: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Replace it again within the interval; kept in the audit.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would happen.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -38,12 +41,12 @@ def replace(
 
     target = MainKeyUri.parse(uri)
     if dry_run:
-        _forecast(environment, target, mode)
+        _forecast(environment, target, mode, override)
     else:
-        _start(environment, target, mode)
+        _start(environment, target, mode, override)
 
 
-def _start(reference: str, target: object, mode: Mode) -> None:
+def _start(reference: str, target: object, mode: Mode, override: str | None) -> None:
     from schemas.keys import MainKeyUri
     from workers.repack import Request, start_repack
     from workers.store.environments import find_environment
@@ -53,7 +56,7 @@ def _start(reference: str, target: object, mode: Mode) -> None:
     with opened(wakes=True) as services:
         with services.database.read() as connection:
             environment = find_environment(connection, reference)
-        request = Request(environment=environment, target=target, mode=mode, actor=actor())
+        request = Request(environment=environment, target=target, mode=mode, actor=actor(), override=override)
         repack = start_repack(services, request)
         if not broker_answers(services.settings):
             note(AWAY)
@@ -64,7 +67,7 @@ def _start(reference: str, target: object, mode: Mode) -> None:
     say(repack_json(repack, str(environment)), lambda out: out.print(text))
 
 
-def _forecast(reference: str, target: object, mode: Mode) -> None:
+def _forecast(reference: str, target: object, mode: Mode, override: str | None) -> None:
     from schemas.keys import MainKeyUri
     from workers.cli.forecast import forecast
     from workers.store.environments import find_environment
@@ -73,7 +76,7 @@ def _forecast(reference: str, target: object, mode: Mode) -> None:
     with opened() as services:
         with services.database.read() as connection:
             environment = find_environment(connection, reference)
-        found = forecast(services, environment, target, mode)
+        found = forecast(services, environment, target, mode, overridden=bool(override))
     say(found.as_json(), lambda out: _print_forecast(out, found))
     if found.blockers:
         raise typer.Exit(1)

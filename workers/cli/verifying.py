@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.errors import KeyrepackError
-from workers.cli.certificates import print_certificate
-from workers.cli.output import AsJson, amount, console, say, table, wishes
-from workers.cli.repacks import RepackReference
+from workers.cli.certificates import print_certificate, print_loss
+from workers.cli.output import AsJson, amount, console, say, table, to_json, wishes
 from workers.cli.session import opened
 
 if TYPE_CHECKING:
@@ -79,15 +80,54 @@ def _name_broken(reports: list[Report]) -> None:
     console().print("\nRestore their rows from a backup.")
 
 
-def certificate(repack: RepackReference, as_json: AsJson = False) -> None:
-    """Print the certificate that a repack's old main key is not needed any more.
+def certificate(
+    repack: Annotated[
+        str | None, typer.Argument(metavar="[REPACK]", help="A repack's id; or an environment, for its newest repack.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="ENV", help="Of loss: of an environment whose main key is deleted.")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --loss: name every key that is lost in it, one a line.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the certificate that a repack's old main key is not needed any more, and from which date that holds.
 
-    It is there as soon as the move has closed; a deep repack goes on renewing meanwhile.
+    It is there as soon as the move has closed; a deep repack goes on renewing meanwhile. It holds once backups that
+    may have wraps of the old main key are gone (KEYREPACK_BACKUP_RETENTION).
     """
+    if (repack is None) == (loss is None) or (names is not None and loss is None):
+        raise typer.BadParameter("name a repack, or an environment with --loss; --names goes with --loss")
+    if loss is not None:
+        _certify_loss(loss, names)
+    elif repack is not None:
+        _certify_repack(repack)
+
+
+def _certify_loss(reference: str, names: Path | None) -> None:
+    from workers.inventory import certificate_of_loss
+    from workers.store.environments import find_environment
+    from workers.store.inventory import LostKey
+
+    with opened() as services, services.database.snapshot() as connection, ExitStack() as stack:
+        environment = find_environment(connection, reference)
+        file = stack.enter_context(names.open("w")) if names is not None else None
+
+        def name(key: LostKey) -> None:
+            if file is not None:
+                document = {"key": key.key_id, "kind": key.kind, "level": key.level, "version": key.version}
+                file.write(to_json(document) + "\n")
+
+        document = certificate_of_loss(connection, environment, name=name)
+    say(document, lambda out: print_loss(out, document))
+
+
+def _certify_repack(reference: str) -> None:
     from workers.views import find_any_repack
 
     with opened() as services, services.database.read() as connection:
-        found = find_any_repack(connection, repack)
+        found = find_any_repack(connection, reference)
     document = found.certificate
     if document is None:
         raise NoCertificate(

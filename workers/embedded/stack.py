@@ -65,6 +65,9 @@ def start_servers(
         environment["NO_PROXY"] = environment["no_proxy"] = _without_proxy()
     if broker:
         environment["KEYREPACK_BROKER_URL"] = start_redis(supervisor, folder / "redis").url
+        if "KEYREPACK_EVENT_SOURCES_FILE" not in environment:
+            # A broker of our own, on loopback, for a trial: whoever reaches it is believed.
+            environment.setdefault("KEYREPACK_ALLOW_UNSIGNED_EVENTS", "true")
     key_file = Path(environment["KEYREPACK_MANAGED_KEY_FILE"])
     if not key_file.exists():
         create_managed_key_file(key_file)

@@ -1,18 +1,23 @@
-"""AWS KMS clients: one a region, opened when first used, on the event loop that uses it; and room for so many calls.
+"""AWS KMS clients: one a role and region, opened when first used, on the loop that uses it; and room for so many calls.
 
-Endpoint and credentials come from AWS's own variables (AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL, AWS_PROFILE …).
+Endpoints and credentials come from AWS's own variables (AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL_STS, AWS_PROFILE …).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aioboto3
 from botocore.config import Config
+
+from workers.kms.aws_access import Role
+from workers.kms.aws_roles import Count, role_session
+
+OpenClient = Callable[[str, Role | None], AbstractAsyncContextManager[Any]]
 
 CONNECT_SECONDS = 3.0
 """A TCP and TLS handshake within a region takes milliseconds: past this, there is no path."""
@@ -21,6 +26,8 @@ READ_SECONDS = 5.0
 """KMS answers in tens of milliseconds: past this, another try is better than more patience."""
 
 _SDK_LOGGERS = ("botocore", "aiobotocore", "boto3", "aioboto3")
+_CREDENTIAL_LOGGERS = ("botocore.credentials", "aiobotocore.credentials")
+"""They write a traceback a failed AssumeRole; who called gets it as an error, and says it once."""
 
 
 def silence_sdk() -> None:
@@ -28,13 +35,17 @@ def silence_sdk() -> None:
     for name in _SDK_LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
+    for name in _CREDENTIAL_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.ERROR))
 
 
 class AwsClients:
     """The clients of one process. Calls belong on one event loop; another gets clients of its own, for safety."""
 
-    def __init__(self, *, concurrency: int, attempts: int) -> None:
-        self._concurrency = concurrency
+    def __init__(self, *, concurrency: int, attempts: int, count: Count) -> None:
+        """`count` hears of calls that are made to get credentials."""
+        self._concurrency, self._count = concurrency, count
         # `standard`, not `adaptive`: a hidden rate limiter would turn throttling into timeouts, and slow live unwraps
         # down with a repack. Who calls sees KmsThrottled and slows itself down.
         self._config = Config(
@@ -47,11 +58,16 @@ class AwsClients:
         silence_sdk()
 
     @asynccontextmanager
-    async def lend(self, region: str) -> AsyncIterator[Any]:
-        """A region's client, for one call, once there is room for it."""
+    async def lend(self, region: str, role: Role | None) -> AsyncIterator[Any]:
+        """A region's client that calls as `role`, for one call, once there is room for it."""
         here = self._here()
         async with here.room:
-            yield await here.client(region, self._config)
+            yield await here.client(region, role, self._open)
+
+    def _open(self, region: str, role: Role | None) -> AbstractAsyncContextManager[Any]:
+        session = aioboto3.Session() if role is None else role_session(role, region, self._config, count=self._count)
+        opened: AbstractAsyncContextManager[Any] = session.client("kms", region_name=region, config=self._config)
+        return opened
 
     async def close(self) -> None:
         """Close every client, on the loop it lives on."""
@@ -80,16 +96,15 @@ class _LoopClients:
         self.stack = AsyncExitStack()
         self.room = asyncio.Semaphore(concurrency)
         self._opening = asyncio.Lock()
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[Role | None, str], Any] = {}
 
-    async def client(self, region: str, config: Config) -> Any:
-        """The region's client. A role to assume in the key's account would be part of its name."""
-        found = self._clients.get(region)
+    async def client(self, region: str, role: Role | None, open_client: OpenClient) -> Any:
+        """The client of a role and region."""
+        found = self._clients.get((role, region))
         if found is None:
             async with self._opening:  # many calls may start at once; one opens
-                found = self._clients.get(region)
+                found = self._clients.get((role, region))
                 if found is None:
-                    session = aioboto3.Session()
-                    opened = session.client("kms", region_name=region, config=config)
-                    found = self._clients[region] = await self.stack.enter_async_context(opened)
+                    found = await self.stack.enter_async_context(open_client(region, role))
+                    self._clients[role, region] = found
         return found

@@ -13,13 +13,13 @@ import fcntl
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.keys import KEY_BYTES, MainKeyUri
 from workers.errors import NotConfigured
 from workers.kms.port import Context, Description, Opened, RootWrap
+from workers.kms.private_file import read_private, stamp
 from workers.kms.soft import MAX_GENERATION_LENGTH, SoftKey
 
 URI = MainKeyUri("managed", "")
@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 1_000_000
 
 _GENERATION_BYTES = 8
 _LINE = re.compile(rf"(?P<generation>[A-Za-z0-9_.-]{{1,{MAX_GENERATION_LENGTH}}}) +(?P<secret>[A-Za-z0-9+/]{{43}}=)")
+_CLOSED = "The platform's own main key is closed"
 _REMEDY = "Make one with `keyrepack managed-key create`, or point KEYREPACK_MANAGED_KEY_FILE to it."
 
 
@@ -56,8 +57,8 @@ class ManagedKms:
         """The secrets in the file now. Raises NotConfigured without a file, or with one that is not as it must be."""
         self.calls[operation] = self.calls.get(operation, 0) + 1
         if self._path is None:
-            raise NotConfigured("The platform's own main key is closed.", "No file is set.", _REMEDY)
-        seen = _stamp(self._path)
+            raise NotConfigured(f"{_CLOSED}.", "No file is set.", _REMEDY)
+        seen = stamp(self._path, closed=_CLOSED, remedy=_REMEDY)
         if self._key is None or seen != self._seen:
             self._key = _read(self._path)
             self._seen = seen
@@ -158,35 +159,11 @@ def _write_durably(path: Path, text: str) -> None:
         os.fsync(descriptor)
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when the file does: its identity, permissions, times and size."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _unusable(path, f"It cannot be read: {error.strerror}.") from error
-    return (found.st_dev, found.st_ino, found.st_mode, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
-
-
 def _read(path: Path) -> SoftKey:
     """The file's secrets. Raises NotConfigured; what is in the file never shows."""
-    try:
-        with path.open("rb") as file:
-            _require_private(path, os.fstat(file.fileno()))
-            text = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise _unusable(path, f"It cannot be read: {error.strerror}.") from error
-    if len(text) > MAX_FILE_BYTES:
-        raise _unusable(path, f"It is longer than {MAX_FILE_BYTES} bytes.")
+    text = read_private(path, max_bytes=MAX_FILE_BYTES, closed=_CLOSED, remedy=_REMEDY)
     found = _parsed(path, text.decode("ascii", errors="replace"))
     return SoftKey(uri=URI, current=list(found)[-1], secrets=found)
-
-
-def _require_private(path: Path, found: os.stat_result) -> None:
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISREG(found.st_mode):
-        raise _unusable(path, "It is not a file.")
-    if mode & 0o077:
-        raise _unusable(path, f"Others can reach it: its mode is {mode:04o}.", f"Run `chmod 600 {path}`.")
 
 
 def _parsed(path: Path, text: str) -> dict[str, bytes]:
@@ -204,5 +181,5 @@ def _parsed(path: Path, text: str) -> dict[str, bytes]:
     return found
 
 
-def _unusable(path: Path, why: str, remedy: str = _REMEDY) -> NotConfigured:
-    return NotConfigured(f"The platform's own main key is closed: {path}.", why, remedy)
+def _unusable(path: Path, why: str) -> NotConfigured:
+    return NotConfigured(f"{_CLOSED}: {path}.", why, _REMEDY)

@@ -22,10 +22,13 @@ from schemas.keys import MainKeyUri
 
 Context = Mapping[str, str]
 
+ENVIRONMENT_KEY, KEY_KEY = "keyrepack:environment", "keyrepack:key"
+"""The entries of a root's context. Customers' policies name the first."""
+
 
 def encryption_context(environment: UUID, key: UUID) -> dict[str, str]:
     """What a root's wrap is bound to (R6). A KMS may log it in clear: ids only (R10)."""
-    return {"keyrepack:environment": str(environment), "keyrepack:key": str(key)}
+    return {ENVIRONMENT_KEY: str(environment), KEY_KEY: str(key)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,12 @@ def lock_head(connection: Connection) -> tuple[int, bytes]:
     return head.seq, head.hash
 
 
+def read_head(connection: Connection) -> tuple[int, bytes]:
+    """The chain's last record (seq, hash) as it is now; (0, GENESIS) without any."""
+    head = connection.execute(select(audit_head.c.seq, audit_head.c.hash)).first()
+    return (head.seq, head.hash) if head else (0, GENESIS)
+
+
 def records(connection: Connection, *, after: int = 0, repack_id: UUID | None = None) -> Iterator[AuditRecord]:
     """The records after `after` in order, a page at a time."""
     while True:

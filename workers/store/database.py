@@ -23,6 +23,9 @@ from workers.store.types import read_clock
 BUSY_SECONDS = 60
 """How long a SQLite writer waits for another one: longer than the longest transaction by far."""
 
+IDLE_SECONDS = 20
+"""How long PostgreSQL keeps what a process holds that was frozen in a transaction; ours think for milliseconds."""
+
 _WRITE = {"keyrepack_write": True}
 
 
@@ -36,7 +39,10 @@ class Database:
         if self.dialect == "sqlite":
             self.engine = _sqlite(url, parsed.database)
         elif self.dialect == "postgresql":
-            self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+            options = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
+            self.engine = create_engine(
+                url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, connect_args={"options": options}
+            )
         else:
             raise NotConfigured(
                 f"{self.dialect} is no database keyrepack runs on.",

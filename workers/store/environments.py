@@ -31,6 +31,8 @@ class Environment:
     name: str
     epoch: int
     lock_cause: str | None
+    lock_detail: str | None
+    locked_at: float | None
     created_at: float
 
     def __str__(self) -> str:
@@ -72,7 +74,7 @@ def find_environment(connection: Connection, reference: str | UUID) -> Environme
             condition = environments.c.environment_id == UUID(str(reference))
         except ValueError as error:
             raise NotFound("environment", reference, "Name it by its id or as workspace/name.") from error
-    row = connection.execute(_ENVIRONMENT.where(condition)).mappings().first()
+    row = connection.execute(ENVIRONMENT.where(condition)).mappings().first()
     if row is None:
         raise NotFound("environment", reference, "List them with `keyrepack environment list`.")
     return Environment(**row)
@@ -80,7 +82,7 @@ def find_environment(connection: Connection, reference: str | UUID) -> Environme
 
 def get_environment(connection: Connection, key: int) -> Environment:
     """By its row."""
-    return Environment(**connection.execute(_ENVIRONMENT.where(environments.c.id == key)).mappings().one())
+    return Environment(**connection.execute(ENVIRONMENT.where(environments.c.id == key)).mappings().one())
 
 
 def lock_environment(connection: Connection, key: int) -> Environment:
@@ -101,9 +103,41 @@ def share_environment(connection: Connection, key: int) -> Environment:
     return get_environment(connection, key)
 
 
+def read_epochs(connection: Connection, ids: list[UUID]) -> list[tuple[UUID, int, str | None]]:
+    """(outer id, epoch, lock cause) of these environments."""
+    columns = environments.c
+    query = select(columns.environment_id, columns.epoch, columns.lock_cause).where(columns.environment_id.in_(ids))
+    return [(row.environment_id, row.epoch, row.lock_cause) for row in connection.execute(query)]
+
+
+def set_lock(connection: Connection, key: int, *, cause: str | None, detail: str | None) -> int:
+    """Lock an environment with a cause, or unlock it with None; hold its lock first. Returns its new epoch (R8)."""
+    columns = environments.c
+    locked_at = None if cause is None else db_now()
+    statement = (
+        update(environments)
+        .where(columns.id == key)
+        .values(lock_cause=cause, lock_detail=detail, locked_at=locked_at, epoch=columns.epoch + 1)
+        .returning(columns.epoch)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def raise_epoch(connection: Connection, key: int) -> None:
+    """Make every process drop the environment's plaintext (R8); hold its lock first."""
+    columns = environments.c
+    connection.execute(update(environments).where(columns.id == key).values(epoch=columns.epoch + 1))
+
+
+def workspace_environments(connection: Connection, workspace: str) -> list[Environment]:
+    """All environments of a workspace."""
+    query = ENVIRONMENT.where(environments.c.workspace == workspace).order_by(environments.c.id)
+    return [Environment(**row) for row in connection.execute(query).mappings()]
+
+
 def list_environments(connection: Connection) -> list[Environment]:
     """All of them, by workspace and name."""
-    query = _ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)
+    query = ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)
     return [Environment(**row) for row in connection.execute(query).mappings()]
 
 
@@ -171,5 +205,15 @@ def count_keys(connection: Connection, environment: int) -> dict[str, dict[int, 
     return counts
 
 
-_COLUMNS = ("id", "environment_id", "workspace", "name", "epoch", "lock_cause", "created_at")
-_ENVIRONMENT = select(*(environments.c[name] for name in _COLUMNS))
+_COLUMNS = (
+    "id",
+    "environment_id",
+    "workspace",
+    "name",
+    "epoch",
+    "lock_cause",
+    "lock_detail",
+    "locked_at",
+    "created_at",
+)
+ENVIRONMENT = select(*(environments.c[name] for name in _COLUMNS))

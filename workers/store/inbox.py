@@ -31,6 +31,13 @@ class Received:
     outcome: dict[str, Any] | None
 
 
+def is_known(connection: Connection, event: Event, body: bytes) -> bool:
+    """Whether this very event was received before, handled or not."""
+    query = select(inbox.c.digest).where(inbox.c.source == event.source, inbox.c.event_id == event.id)
+    digest = connection.execute(query).scalar_one_or_none()
+    return digest is not None and same_bytes(digest, body_digest(body))
+
+
 def receive(connection: Connection, event: Event, body: bytes) -> Received:
     """Record an event, or find the record of the same one.
 

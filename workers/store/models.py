@@ -50,6 +50,7 @@ environments = Table(
     Column("name", Text, nullable=False),
     Column("epoch", Integer, nullable=False, server_default="0"),  # goes up when plaintext must be dropped (R8)
     Column("lock_cause", Text),  # not null: locked
+    Column("lock_detail", Text),
     Column("locked_at", Float),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("workspace", "name"),
@@ -310,4 +311,55 @@ ticks = Table(
     Column("slot", BigId, nullable=False),
     Column("at", Float, nullable=False),
     PrimaryKeyConstraint("job", "slot"),
+)
+
+Index("ix_top_versions_main_key", top_versions.c.main_key, top_versions.c.state, top_versions.c.environment)
+"""Which environments a main key is in force in: asked at every look at it."""
+
+main_keys = Table(
+    "main_keys",
+    metadata,
+    Column("uri", Text, primary_key=True),
+    Column("generation", Text),  # as last seen; null: its KMS hides it, or it has never answered
+    Column("cause", Text),  # why it cannot be used, or gave no answer (Cause); null: it works
+    Column("detail", Text),
+    Column("since", Float),  # how long it has been so
+    Column("last_looked_at", Float),
+    Column("last_answered_at", Float),
+    Column("next_look_at", Float, nullable=False),
+    Column("interval", Float, nullable=False),  # seconds to the look after that
+    Index("ix_main_keys_due", "next_look_at"),
+)
+
+# What is null in these two is destroyed: a database's backups may still hold it, sealed by the platform's own key.
+upload_params = Table(
+    "upload_params",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("params_id", Uid, nullable=False, unique=True),
+    Column("environment", BigId, ForeignKey("environments.id"), nullable=False),
+    Column("state", Text, nullable=False),  # ParamsState
+    Column("wrapped_key", LargeBinary),  # opens the private key; wrapped by `managed:`
+    Column("sealed_private_key", LargeBinary),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Index(
+        "ix_upload_params_open",
+        "expires_at",
+        sqlite_where=text("state = 'open'"),
+        postgresql_where=text("state = 'open'"),
+    ),
+)
+
+uploaded_keys = Table(
+    "uploaded_keys",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("key_id", Uid, nullable=False, unique=True),
+    Column("environment", BigId, ForeignKey("environments.id"), nullable=False),
+    Column("sealed", LargeBinary),  # wrapped by `managed:`; null: deleted
+    Column("created_at", Float, nullable=False),
+    Column("deleted_at", Float),
 )

@@ -149,6 +149,16 @@ def latest_repack(connection: Connection, environment: int) -> Repack | None:
     return _repack(row) if row else None
 
 
+def replacements(connection: Connection, environment: int) -> list[Repack]:
+    """Repacks that put another main key in force, oldest first; aborted ones did not."""
+    query = _REPACK.where(
+        repacks.c.environment == environment,
+        repacks.c.source_key != repacks.c.target_key,
+        repacks.c.state != RepackState.ABORTED,
+    )
+    return [_repack(row) for row in connection.execute(query.order_by(repacks.c.id))]
+
+
 def list_repacks(
     connection: Connection,
     *,

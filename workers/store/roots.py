@@ -53,6 +53,22 @@ def root_page(
     return [Root(kind=kind, wraps=tuple(wraps.get((row["key"], row["version"]), ())), **row) for row in rows]
 
 
+def sample_wrap(connection: Connection, environment: int, top_version: int) -> tuple[UUID, bytes] | None:
+    """Some root's id and its wrap under a top version; None without any."""
+    for kind, table in ((KeyKind.WRAPPING, wrapping_keys), (KeyKind.DATA, data_keys)):
+        wraps = root_wraps.c
+        query = (
+            select(table.c.key_id, wraps.wrapped)
+            .join(root_wraps, (wraps.kind == kind) & (wraps.key == table.c.id))
+            .where(wraps.environment == environment, wraps.top_version == top_version)
+            .limit(1)
+        )
+        row = connection.execute(query).first()
+        if row is not None:
+            return row.key_id, row.wrapped
+    return None
+
+
 def count_unmoved(connection: Connection, environment: int, top_version: int) -> tuple[int, int]:
     """Versions of roots without a wrap under `top_version`: (all of them, those of them in quarantine)."""
     missing = quarantined = 0

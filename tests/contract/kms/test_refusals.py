@@ -9,19 +9,20 @@ from uuid import UUID
 
 import pytest
 
+from tests.contract.kms.conftest import ENVIRONMENT, move
 from workers.errors import Cause, KmsRefused, KmsThrottled, KmsUnreachable, WrapRefused
 from workers.kms.port import KmsProvider, MainKey, encryption_context
 
 MATERIAL = bytes.fromhex("c0ffee00" * 8)
-CONTEXT = encryption_context(UUID(int=1), UUID(int=2))
+CONTEXT = encryption_context(ENVIRONMENT, UUID(int=2))
 OPERATIONS: dict[str, Callable[[MainKey, bytes], Awaitable[Any]]] = {
     "describe": lambda key, _: key.describe(),
     "generate": lambda key, _: key.generate(CONTEXT),
     "wrap": lambda key, _: key.wrap(MATERIAL, CONTEXT),
     "unwrap": lambda key, blob: key.unwrap(blob, CONTEXT),
-    "rewrap": lambda key, blob: key.rewrap(blob, CONTEXT, key.uri),
+    "rewrap": lambda key, blob: move(blob, CONTEXT, key, key),
 }
-REFUSALS = [
+ANY_STATE = [
     Cause.DENIED,
     Cause.DISABLED,
     Cause.PENDING_DELETION,
@@ -29,6 +30,27 @@ REFUSALS = [
     Cause.UNAVAILABLE,
     Cause.DELETED,
 ]
+STATES: dict[str, list[Cause]] = {
+    "memory": ANY_STATE,
+    "aws": ANY_STATE,
+    "openbao": [Cause.DENIED, Cause.PENDING_DELETION, Cause.DELETED],
+    "uploaded": [Cause.DELETED],
+}
+"""The states that refuse, where somebody else than the platform decides."""
+
+SILENCES: dict[str, list[str]] = {
+    "memory": ["silent"],
+    "aws": ["drop", "hang", "KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException"],
+    "openbao": ["hang", "sealed"],
+}
+
+
+def pairs(of: dict[str, list[Any]], name: str, *, but: Any = None) -> pytest.MarkDecorator:
+    """One test each adapter and each of its values."""
+    found = [(rig, each) for rig, values in of.items() for each in values if each != but]
+    return pytest.mark.parametrize(("rig", name), found, indirect=["rig"])
+
+
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
 
@@ -41,91 +63,89 @@ def test_adapters_are_of_the_port(rig: Any) -> None:
     assert str(key.uri) in repr(key)
 
 
-@pytest.mark.parametrize("cause", REFUSALS)
+@pairs(STATES, "cause")
 @every_operation
-def test_a_refusal_has_its_precise_cause(kms_rig: Any, operation: str, cause: Cause) -> None:
+def test_a_refusal_has_its_precise_cause(rig: Any, operation: str, cause: Cause) -> None:
     """Whatever is asked of a key in a state that refuses is refused, with that cause and the key's name."""
-    key = kms_rig.new_key()
+    key = rig.new_key()
 
     async def play() -> KmsRefused:
         blob = (await key.wrap(MATERIAL, CONTEXT)).blob
-        kms_rig.refuse(key.uri, cause)
+        rig.refuse(key.uri, cause)
         with pytest.raises(KmsRefused) as caught:
             await OPERATIONS[operation](key, blob)
         return caught.value
 
-    error = kms_rig.run(play)
+    error = rig.run(play)
     assert (error.cause, error.main_key) == (cause, str(key.uri))
     assert error.remedy
 
 
-@pytest.mark.parametrize("cause", [cause for cause in REFUSALS if cause is not Cause.DELETED])
-def test_a_key_given_back_works_again(kms_rig: Any, cause: Cause) -> None:
+@pairs(STATES, "cause", but=Cause.DELETED)
+def test_a_key_given_back_works_again(rig: Any, cause: Cause) -> None:
     """What was wrapped before a refusal opens after it is lifted."""
-    key = kms_rig.new_key()
+    key = rig.new_key()
 
     async def play() -> None:
         wrap = await key.wrap(MATERIAL, CONTEXT)
-        kms_rig.refuse(key.uri, cause)
+        rig.refuse(key.uri, cause)
         with pytest.raises(KmsRefused):
             await key.unwrap(wrap.blob, CONTEXT)
-        kms_rig.recover(key.uri)
+        rig.recover(key.uri)
         assert (await key.unwrap(wrap.blob, CONTEXT)).material == MATERIAL
 
-    kms_rig.run(play)
+    rig.run(play)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("cause", REFUSALS)
-def test_a_refused_rewrap_names_the_key_that_refused(kms_rig: Any, cause: Cause, side: str) -> None:
+@pairs(STATES, "cause")
+def test_a_refused_rewrap_names_the_key_that_refused(rig: Any, cause: Cause, side: str) -> None:
     """A rewrap between two keys is refused in the name of the one that is unusable, source or target."""
-    keys = {"source": kms_rig.new_key(), "target": kms_rig.new_key()}
+    keys = {"source": rig.new_key(), "target": rig.new_key()}
 
     async def play() -> KmsRefused:
         wrap = await keys["source"].wrap(MATERIAL, CONTEXT)
-        kms_rig.refuse(keys[side].uri, cause)
+        rig.refuse(keys[side].uri, cause)
         with pytest.raises(KmsRefused) as caught:
-            await keys["target"].rewrap(wrap.blob, CONTEXT, keys["source"].uri)
+            await move(wrap.blob, CONTEXT, keys["source"], keys["target"])
         return caught.value
 
-    error = kms_rig.run(play)
+    error = rig.run(play)
     assert (error.main_key, error.cause) == (str(keys[side].uri), cause)
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["drop", "KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException"],
-)
+@pairs(SILENCES, "how")
 @every_operation
-def test_no_answer_is_not_a_refusal(kms_rig: Any, operation: str, how: str) -> None:
+def test_no_answer_is_not_a_refusal(rig: Any, operation: str, how: str) -> None:
     """A KMS that does not answer is unreachable, whichever way; nothing is concluded about the key."""
-    key = kms_rig.new_key()
+    key = rig.new_key()
 
     async def play() -> None:
         blob = (await key.wrap(MATERIAL, CONTEXT)).blob
-        kms_rig.unreachable(key.uri, how)
+        rig.unreachable(key.uri, how)
         with pytest.raises(KmsUnreachable) as caught:
             await OPERATIONS[operation](key, blob)
         assert not isinstance(caught.value, KmsThrottled)
         assert caught.value.main_key == str(key.uri)
-        kms_rig.recover(key.uri)
+        rig.recover(key.uri)
         await OPERATIONS[operation](key, blob)
 
-    kms_rig.run(play)
+    rig.run(play)
 
 
+@pytest.mark.parametrize("rig", ["memory", "aws", "openbao"], indirect=True)
 @every_operation
-def test_throttling_is_told_apart(kms_rig: Any, operation: str) -> None:
+def test_throttling_is_told_apart(rig: Any, operation: str) -> None:
     """A KMS that asks for fewer calls raises KmsThrottled."""
-    key = kms_rig.new_key()
+    key = rig.new_key()
 
     async def play() -> None:
         blob = (await key.wrap(MATERIAL, CONTEXT)).blob
-        kms_rig.throttle(key.uri)
+        rig.throttle(key.uri)
         with pytest.raises(KmsThrottled):
             await OPERATIONS[operation](key, blob)
 
-    kms_rig.run(play)
+    rig.run(play)
 
 
 def test_calls_are_counted_by_operation(rig: Any) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from schemas.events import INBOUND, OUTBOUND
+from producers.publisher import MemoryPublisher
+from schemas.events import INBOUND, OUTBOUND, read_event
 from tests.unit.cli.conftest import Keyrepack
 from workers.intake import take_event
+from workers.sources import Sources
 
 
 def test_the_schema_has_every_event(bare: Keyrepack) -> None:
@@ -57,7 +59,7 @@ def test_a_file_that_is_not_there_is_told(bare: Keyrepack) -> None:
 def test_rejected_events_are_listed_with_their_reason(keyrepack: Keyrepack) -> None:
     """As text and as a document."""
     services = keyrepack.services()
-    take_event(services.database, b"{")
+    take_event(services.database, b"{", sources=Sources(None, allow_unsigned=True))
     services.close()
     document = keyrepack.done("events", "rejected")
     assert [(one["code"], one["body"]) for one in document["rejected"]] == [("malformed_json", "{")]
@@ -105,3 +107,47 @@ def test_doctor_names_a_wrong_setting(bare: Keyrepack, monkeypatch: pytest.Monke
     answer = bare("doctor", "--json")
     assert [one["check"] for one in answer.document["findings"]] == ["settings"]
     assert "KEYREPACK_CACHE_TTL" in answer.document["findings"][0]["detail"]
+
+
+def test_a_secret_key_goes_into_a_file_of_its_own(bare: Keyrepack) -> None:
+    """Mode 0600, never over another one, and never to the terminal; --show prints it instead."""
+    file = bare.folder / "console.key"
+    answer = bare("events", "keygen", str(file), "--json")
+    assert answer.document["public"].startswith("whpk_")
+    assert "whsk_" not in answer.out + answer.err
+    assert (file.stat().st_mode & 0o777, file.read_text()[:5]) == (0o600, "whsk_")
+    before = file.read_text()
+    assert bare("events", "keygen", str(file)).status == 1
+    assert file.read_text() == before
+    assert bare.done("events", "keygen", "--show")["secret"].startswith("whsk_")
+    assert bare("events", "keygen").status == 2
+
+
+def test_an_event_is_signed_with_the_keys_in_files(bare: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its source's table takes it; a key that others can read is not used."""
+    publisher = MemoryPublisher()
+    monkeypatch.setattr("producers.publisher.KombuPublisher", lambda _url: publisher)
+    file, event, table = (bare.folder / name for name in ("console.key", "event.json", "sources.json"))
+    public = bare.done("events", "keygen", str(file))["public"]
+    body = {"specversion": "1.0", "id": "1", "source": "/console", "type": "main_key.revoked"}
+    event.write_text(json.dumps(body | {"data": {"workspace": "acme"}}))
+    source = {"source": "/console", "keys": [public], "workspaces": ["acme"], "types": ["main_key.revoked"]}
+    table.write_text(json.dumps({"sources": [source]}))
+    assert bare.done("events", "publish", str(event), "--key-file", str(file))["signatures"] == 1
+    [(sent, _)], [headers] = publisher.published, publisher.headers
+    assert Sources(table).verify(read_event(sent), sent, headers).source.source == "/console"
+    file.chmod(0o644)
+    answer = bare("events", "publish", str(event), "--key-file", str(file), "--json")
+    assert (answer.status, answer.error["code"]) == (1, "not_configured")
+    assert len(publisher.published) == 1
+
+
+def test_doctor_prints_the_statement_that_is_missing(keyrepack: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where AWS denied: the very statement, for the policy that lacks it."""
+    from workers.cli.checkup import Checkup, Finding
+
+    statement = {"Sid": "KeyrepackMissing", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": "*"}
+    finding = Finding(check="main key of acme/production", ok=False, detail="denied", statement=statement)
+    monkeypatch.setattr("workers.cli.checkup.examine", lambda _reference: Checkup(findings=[finding]))
+    assert keyrepack("doctor", "--json").document["findings"][0]["statement"] == statement
+    assert '"kms:Decrypt"' in keyrepack("doctor").out

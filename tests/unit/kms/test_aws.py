@@ -221,8 +221,8 @@ def test_a_new_wrap_that_opens_to_something_else_is_not_returned(
     key = kms.main_key(simulator.create_main_key())
     original = kms.call
 
-    async def twisted(operation: str, region: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        answer = await original(operation, region, parameters)
+    async def twisted(operation: str, *arguments: Any) -> dict[str, Any]:
+        answer = await original(operation, *arguments)
         return {**answer, "Plaintext": bytes(32)} if operation == "Decrypt" else answer
 
     monkeypatch.setattr(kms, "call", twisted)

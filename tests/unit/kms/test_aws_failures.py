@@ -15,7 +15,7 @@ from botocore.exceptions import (
 )
 
 from schemas.keys import MainKeyUri
-from workers.errors import Cause, KmsRefused, KmsThrottled, KmsUnreachable, WrapReason, WrapRefused
+from workers.errors import Cause, Denial, DeniedBy, KmsRefused, KmsThrottled, KmsUnreachable, WrapReason, WrapRefused
 from workers.kms.aws_failures import OWN_CREDENTIALS, REFUSALS, THROTTLES, Failure, unusable
 
 KEY = MainKeyUri.parse("aws-kms:arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab")
@@ -32,6 +32,7 @@ def answered(code: str, message: str = "") -> Failure:
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
+        ("AccessDenied", Cause.DENIED),
         ("AccessDeniedException", Cause.DENIED),
         ("InvalidGrantTokenException", Cause.DENIED),
         ("DisabledException", Cause.DISABLED),
@@ -52,7 +53,7 @@ def test_a_definite_answer_about_the_key_is_a_refusal(code: str, cause: Cause) -
 
 def test_the_table_of_refusals_is_all_tested() -> None:
     """No code is read as a refusal that the test above does not name."""
-    assert len(REFUSALS) == 8
+    assert len(REFUSALS) == 9
 
 
 @pytest.mark.parametrize("code", ["InvalidCiphertextException", "IncorrectKeyException"])
@@ -115,6 +116,36 @@ def test_a_denial_tells_what_aws_said() -> None:
     assert isinstance(error, KmsRefused)
     assert "User: arn:aws:sts::1:x" in error.detail
     assert len(error.detail) < 400
+
+
+SESSION = "User: arn:aws:sts::123456789012:assumed-role/keyrepack/i-1 is not authorized to perform: kms:Decrypt on"
+
+
+@pytest.mark.parametrize(
+    ("rest", "by"),
+    [
+        ("because no resource-based policy allows the kms:Decrypt action", DeniedBy.KEY_POLICY),
+        ("because no identity-based policy allows the kms:Decrypt action", DeniedBy.OWN_POLICY),
+        ("with an explicit deny in a resource-based policy", DeniedBy.EXPLICIT_DENY),
+        ("", DeniedBy.KEY_POLICY),
+    ],
+)
+def test_a_denial_says_what_whom_and_by_whose_policy(rest: str, by: DeniedBy) -> None:
+    """Action and principal are AWS's words, an assumed role's session as the role; the remedy goes to whose it is."""
+    error = answered("AccessDeniedException", f"{SESSION} resource: {KEY.name} {rest}").translated()
+    assert isinstance(error, KmsRefused)
+    role = "arn:aws:iam::123456789012:role/keyrepack"
+    assert error.denial == Denial(action="kms:Decrypt", resource=KEY.name, principal=role, by=by)
+    assert "kms:Decrypt" in error.remedy
+    assert role in error.remedy
+
+
+@pytest.mark.parametrize(("operation", "action"), [("Decrypt", "kms:Decrypt"), ("ReEncrypt", "kms:ReEncrypt*")])
+def test_a_denial_without_words_is_told_by_its_call(operation: str, action: str) -> None:
+    """Where AWS says no more than that it is denied, the call tells the action, and nobody is named."""
+    error = Failure(main_key=KEY, operation=operation, code="AccessDeniedException").translated()
+    assert isinstance(error, KmsRefused)
+    assert error.denial == Denial(action=action, resource=KEY.name, principal="", by=DeniedBy.KEY_POLICY)
 
 
 def test_a_vendors_error_lets_go_of_the_request() -> None:

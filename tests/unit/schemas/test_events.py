@@ -17,6 +17,7 @@ from schemas.events import (
     MAX_EVENT_BYTES,
     OUTBOUND,
     Event,
+    InboundData,
     MainKeyReplaced,
     MainKeyRotated,
     body_digest,
@@ -46,7 +47,7 @@ JSON = st.recursive(
 )
 
 
-def read(value: object) -> MainKeyReplaced | MainKeyRotated:
+def read(value: object) -> InboundData:
     return read_data(read_event(value if isinstance(value, bytes) else json.dumps(value).encode()))
 
 
@@ -80,6 +81,34 @@ def test_a_rotation_is_read() -> None:
     assert read(ROTATED) == MainKeyRotated(environment=ENVIRONMENT)
 
 
+SCOPES = st.fixed_dictionaries(
+    {}, optional={"environment": st.just(str(ENVIRONMENT)), "workspace": st.just("acme"), "reason": st.just("we left")}
+)
+
+
+@pytest.mark.parametrize("kind", ["main_key.revoked", "main_key.restored"])
+@given(data=SCOPES)
+def test_a_revocation_names_exactly_one_scope(kind: str, data: dict[str, str]) -> None:
+    """Revoked and restored name an environment or a workspace; neither and both are malformed."""
+    one = len(data.keys() & {"environment", "workspace"}) == 1
+    assert (code_of(ROTATED | {"type": kind, "data": data}) == "read") == one
+
+
+@pytest.mark.parametrize("field", ["workspace", "reason"])
+@pytest.mark.parametrize("text", ["", "x" * 257, "a\x00b"])
+def test_a_revocations_text_is_bounded(field: str, text: str) -> None:
+    """A workspace and a reason are 1 to 256 characters without a NUL."""
+    data = {"reason": "r", "workspace": "acme"} | {field: text}
+    assert code_of(ROTATED | {"type": "main_key.revoked", "data": data}) == "malformed_data"
+
+
+def test_the_schema_says_that_one_scope_is_named() -> None:
+    """The contract that other services read demands exactly one of environment and workspace."""
+    for kind in ("main_key.revoked", "main_key.restored"):
+        data = json_schema()["inbound"][kind]["properties"]["data"]
+        assert data["oneOf"] == [{"required": ["environment"]}, {"required": ["workspace"]}]
+
+
 @pytest.mark.parametrize("event", [ROTATED, REPLACED], ids=["rotated", "replaced"])
 def test_unknown_fields_are_tolerated(event: dict[str, Any]) -> None:
     """A producer may add fields, in the envelope and in the data: they change nothing."""
@@ -108,10 +137,10 @@ REJECTED: dict[str, tuple[object, str, str]] = {
     "an older specversion": (ROTATED | {"specversion": "0.3"}, "malformed_event", "specversion:"),
     "a content type of its own": (ROTATED | {"datacontenttype": "text/xml"}, "malformed_event", "datacontenttype:"),
     "a time that is none": (ROTATED | {"time": "yesterday"}, "malformed_event", "time:"),
-    "an unknown type": (ROTATED | {"type": "main_key.lost"}, "unknown_type", "main_key.replaced, main_key.rotated"),
+    "an unknown type": (ROTATED | {"type": "main_key.lost"}, "unknown_type", "main_key.replaced, main_key.restored"),
     "one of our own types": (ROTATED | {"type": "repack.finished"}, "unknown_type", "repack.finished"),
     "version 2": (with_data(ROTATED, version=2), "unknown_version", "version 2; this program knows 1"),
-    "version null": (with_data(ROTATED, version=None), "unknown_version", "a version that is none"),
+    "version null": (with_data(ROTATED, version=None), "unknown_version", "of another kind; this program knows 1"),
     "no environment": (ROTATED | {"data": {}}, "malformed_data", "environment: Field required"),
     "an environment that is none": (with_data(ROTATED, environment="prod"), "malformed_data", "environment:"),
     "no main key": (REPLACED | {"data": ROTATED["data"]}, "malformed_data", "main_key: Field required"),

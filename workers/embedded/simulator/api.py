@@ -1,4 +1,4 @@
-"""The simulated KMS: which operation answers a call, and what befalls it before."""
+"""The simulated KMS and STS: which operation answers a call, and what befalls it before."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from workers.embedded.simulator.material import Blob
 from workers.embedded.simulator.moto_operations import MotoOperations
 from workers.embedded.simulator.refusals import Refusal
 from workers.embedded.simulator.request import KmsCall
+from workers.embedded.simulator.roles import Roles, StsCall
 
 _KEY_PARAMETERS = ("KeyId", "SourceKeyId", "DestinationKeyId", "TargetKeyId")
 
 
 class Simulator:
-    """One simulated KMS of every account and region. Not thread-safe: one event loop has it to itself."""
+    """One simulated KMS and STS of every account and region. Not thread-safe: one event loop has it to itself."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -28,7 +29,7 @@ class Simulator:
         self._start_empty()
 
     def reset(self) -> None:
-        """Forget every key, fault and count. The clock stays where it is."""
+        """Forget every key, role, fault and count. The clock stays where it is."""
         self.faults.clear()
         self.calls.clear()
         self._start_empty()
@@ -37,7 +38,12 @@ class Simulator:
         """Count a call, and tell the fault that befalls it."""
         keys = self._keys_named(call)
         self.calls.count(call.operation, keys)
-        return self.faults.take(call.operation, keys)
+        return self.faults.take(call.operation, keys, call.region)
+
+    def receive_sts(self, call: StsCall) -> Fault | None:
+        """Count a call to STS, by its role, and tell the fault that befalls it."""
+        self.calls.count(call.action, [call.role_arn])
+        return self.faults.take(call.action, [call.role_arn], call.region)
 
     def answer(self, call: KmsCall) -> dict[str, Any] | None:
         """What AWS would answer; None is an empty answer. Raises Refusal."""
@@ -51,6 +57,7 @@ class Simulator:
 
     def _start_empty(self) -> None:
         self.keys = Keys(self.clock)
+        self.roles = Roles(self.clock)
         self._cryptographic = CryptographicOperations(self.keys)
         self._lifecycle = LifecycleOperations(self.keys, self.clock)
         self._moto = MotoOperations(self.keys)

@@ -31,18 +31,33 @@ class SimulatorClient:
         """Variables that point AWS's SDKs here. Credentials are made up: the simulator checks none."""
         return {
             "AWS_ENDPOINT_URL_KMS": self.url,
+            "AWS_ENDPOINT_URL_STS": self.url,
             "AWS_ACCESS_KEY_ID": "simulator",
             "AWS_SECRET_ACCESS_KEY": "simulator",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
     def create_key(self, **fields: Any) -> str:
-        """A new key's ARN. `region`, `account`, `allow`, `key_spec`, `key_usage`, `origin`, `policy`, `description`."""
+        """New key's ARN. `region`, `account`, `allow`, `policy`, `key_spec`, `key_usage`, `origin`, `multi_region` …"""
         return str(self.request("POST", "keys", fields)["arn"])
 
     def create_main_key(self, **fields: Any) -> MainKeyUri:
         """A new key, as the URI of a main key."""
         return MainKeyUri("aws-kms", self.create_key(**fields))
+
+    def replicate(self, key: str, region: str, **fields: Any) -> str:
+        """A multi-region key's replica in another region, by its ARN; `allow` or `policy` as for a new key."""
+        return str(self.request("POST", "keys/replicate", {"key": key, "region": region, **fields})["arn"])
+
+    def put_role(self, role_arn: str, *, external_id: str | None = None, trusts: list[str] | None = None) -> str:
+        """Make a role, or change who may assume it: `trusts` are accounts, the default one where None."""
+        fields = {"role_arn": role_arn, "external_id": external_id}
+        self.request("PUT", "roles", fields if trusts is None else {**fields, "trusts": trusts})
+        return role_arn
+
+    def delete_role(self, role_arn: str) -> None:
+        """Delete a role; its sessions live until they expire."""
+        self.request("DELETE", f"roles?{urllib.parse.urlencode({'role_arn': role_arn})}")
 
     def describe_keys(self) -> list[dict[str, Any]]:
         """Every key: arn, state, generation, generations …"""

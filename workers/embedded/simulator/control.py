@@ -9,9 +9,12 @@ POST   keys/rotate               `key`: rotate on demand, as its owner
 PUT    keys/state                `key`, `state`: a KeyState, or "Deleted"
 PUT    keys/policy               `key`, and `policy` (a document) or `allow` (accounts that may do everything)
 PUT    keys/material-id          `key`, `hidden`: whether material ids are left out of answers
+POST   keys/replicate            `key`, `region`: a multi-region key's replica there; `policy`, `allow` as above
+PUT    roles                     `role_arn`, `external_id` (asked for where given), `trusts` (accounts)
+DELETE roles?role_arn=…          delete a role; its sessions live until they expire
 GET    faults                    the faults in force
-POST   faults                    `kind` (error, throttle, delay, drop, hang), and `key`, `operation`, `count`, `code`,
-                                 `seconds`: see `Fault`
+POST   faults                    `kind` (error, throttle, delay, drop, hang), and `key`, `operation`, `region`,
+                                 `count`, `code`, `seconds`: see `Fault`
 DELETE faults?number=…&key=…     end one, a key's, or all
 GET    clock                     `{"now": seconds}`
 POST   clock                     `seconds` and/or `days` forward
@@ -70,6 +73,9 @@ class Control:
             ("PUT", "keys/state"): self._set_state,
             ("PUT", "keys/policy"): self._set_policy,
             ("PUT", "keys/material-id"): self._hide_material_id,
+            ("POST", "keys/replicate"): self._replicate,
+            ("PUT", "roles"): self._put_role,
+            ("DELETE", "roles"): lambda fields: simulator.roles.delete(str(fields["role_arn"])),
             ("GET", "faults"): lambda _: simulator.faults.as_json(),
             ("POST", "faults"): lambda fields: simulator.faults.add(**fields).as_json(),
             ("DELETE", "faults"): self._clear_faults,
@@ -125,6 +131,16 @@ class Control:
         key = self._key(fields)
         self._apply_policy(key, fields)
         return _described(key)
+
+    def _replicate(self, fields: Fields) -> Any:
+        replica = self._simulator.keys.replicate(self._key(fields), str(fields["region"]))
+        self._apply_policy(replica, {"allow": [DEFAULT_ACCOUNT], **fields})
+        return _described(replica)
+
+    def _put_role(self, fields: Fields) -> Any:
+        trusts = [str(account) for account in fields.get("trusts", [DEFAULT_ACCOUNT])]
+        role = self._simulator.roles.put(str(fields["role_arn"]), trusts=trusts, external_id=fields.get("external_id"))
+        return {"role_arn": role.arn}
 
     def _apply_policy(self, key: SimulatedKey, fields: Fields) -> None:
         policy = fields.get("policy")

@@ -101,8 +101,8 @@ class CryptographicOperations:
         key = self._usable(call, str(named), action, context) if named else None
         blob = Blob.parse(data)
         if key is None:
-            key = self._usable(call, blob.arn, action, context)
-        elif blob.arn != key.arn:
+            key = self._usable(call, _local(blob.arn, call.region), action, context)
+        elif not key.is_of(blob.arn):
             raise Refusal("IncorrectKeyException", "The key in the request is not the one that made the blob.")
         return key, blob, key.material.open(blob, context)
 
@@ -121,6 +121,14 @@ class CryptographicOperations:
             usage = f"{key.arn} key usage is {key.moto.key_usage} ({key.moto.key_spec})."
             raise Refusal("InvalidKeyUsageException", usage)
         return key
+
+
+def _local(arn: str, region: str) -> str:
+    """The key that opens a blob of `arn` in `region`: of a multi-region key, the one there."""
+    parts = arn.split(":")
+    if len(parts) == 6 and parts[5].startswith("key/mrk-"):
+        parts[3] = region
+    return ":".join(parts)
 
 
 def _data_key_bytes(call: KmsCall) -> int:

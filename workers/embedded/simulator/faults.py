@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: for one key or all, one operation or all, so many times or until it is cleared."""
+"""What goes wrong on purpose: for one key, operation or region or all, so many times or until it is cleared."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ class FaultKind(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One fault. `key` is an ARN and None means every key; `remaining` None means until cleared."""
+    """One fault. `key` is an ARN (for AssumeRole a role's) and None means every key; `remaining` None: until cleared.
+
+    With a `region` alone a whole region is down, its STS too.
+    """
 
     number: int
     kind: FaultKind
     key: str | None = None
     operation: str | None = None
+    region: str | None = None
     code: str = "KMSInternalException"
     message: str = "Injected by the simulator."
     seconds: float = 0.0
     remaining: int | None = None
 
-    def matches(self, operation: str, keys: Collection[str]) -> bool:
-        """Whether it befalls a call of `operation` that names `keys`."""
-        return self.operation in {None, operation} and (self.key is None or self.key in keys)
+    def matches(self, operation: str, keys: Collection[str], region: str) -> bool:
+        """Whether it befalls a call of `operation` to `region` that names `keys`."""
+        is_here = self.operation in {None, operation} and self.region in {None, region}
+        return is_here and (self.key is None or self.key in keys)
 
     def refusal(self) -> Refusal:
         """The error of an ERROR or THROTTLE."""
@@ -64,10 +69,10 @@ class Faults:
         self._faults[fault.number] = fault
         return fault
 
-    def take(self, operation: str, keys: Collection[str]) -> Fault | None:
+    def take(self, operation: str, keys: Collection[str], region: str) -> Fault | None:
         """The oldest fault that befalls this call, used up by one."""
         for fault in self._faults.values():
-            if fault.matches(operation, keys):
+            if fault.matches(operation, keys, region):
                 self._use_up(fault)
                 return fault
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -39,14 +40,24 @@ class SimulatorBackend(KmsBackend):
         usage = key_usage or "ENCRYPT_DECRYPT"
         key = super().create_key(policy, usage, quick, description or "", tags, bool(multi_region), origin)
         key.key_spec = spec
+        if multi_region:
+            self._rename(key)
         if origin == "EXTERNAL":
             key.key_state, key.enabled = "PendingImport", False
         return key
 
+    def _rename(self, key: Key) -> None:
+        """A multi-region key's id has no dashes in AWS; moto's has."""
+        del self.keys[key.id]
+        key.id = f"mrk-{key.id.removeprefix('mrk-').replace('-', '')}"
+        key.arn = f"{key.arn.rpartition('/')[0]}/{key.id}"
+        key.multi_region_configuration["PrimaryKey"]["Arn"] = key.arn
+        self.keys[key.id] = key
+
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedKey:
-    """One key. `moto` holds its metadata, state and policy."""
+    """One key. `moto` holds its metadata, state and policy. Replicas share material and schedule, nothing else."""
 
     moto: Key
     material: Material = field(repr=False)
@@ -69,6 +80,17 @@ class SimulatedKey:
     def is_symmetric(self) -> bool:
         """Whether it is a symmetric encryption key."""
         return bool(self.moto.key_spec == _SYMMETRIC and self.moto.key_usage == "ENCRYPT_DECRYPT")
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether it is a replica of a multi-region key."""
+        return bool(self.moto.multi_region and self.moto.multi_region_configuration["MultiRegionKeyType"] == "REPLICA")
+
+    def is_of(self, arn: str) -> bool:
+        """Whether `arn` names it, or a multi-region key of the same material."""
+        mine, theirs = self.arn.split(":"), arn.split(":")
+        mine[3:4] = theirs[3:4] if self.moto.multi_region else mine[3:4]
+        return mine == theirs
 
     def set_state(self, state: str) -> None:
         """Put it into `state`; one that leaves PendingDeletion is no longer deleted."""
@@ -134,6 +156,27 @@ class Keys:
         defaults = {"policy": None, "key_usage": None, "key_spec": None, "description": None, "tags": None}
         key = self.backend(account, region).create_key(**{**defaults, **fields})
         return self._wrapped(key)
+
+    def replicate(self, key: SimulatedKey, region: str) -> SimulatedKey:
+        """A replica of a multi-region key. Raises Refusal for another kind of key, or where there is one."""
+        if not key.moto.multi_region or key.is_replica:
+            raise Refusal("UnsupportedOperationException", f"{key.arn} is not a multi-Region primary key.")
+        backend, configuration = self.backend(key.moto.account_id, region), key.moto.multi_region_configuration
+        if key.moto.id in backend.keys:
+            raise Refusal("AlreadyExistsException", f"There is a replica of {key.arn} in {region}.")
+        moto = copy(key.moto)
+        moto.region, moto.arn = region, key.arn.replace(f":{key.moto.region}:", f":{region}:", 1)
+        moto.aliases, moto.grants, moto.key_state, moto.enabled = {}, {}, "Enabled", True
+        configuration["ReplicaKeys"].append({"Arn": moto.arn, "Region": region})
+        moto.multi_region_configuration = {
+            "MultiRegionKeyType": "REPLICA",
+            "PrimaryKey": configuration["PrimaryKey"],
+            "ReplicaKeys": configuration["ReplicaKeys"],
+        }
+        backend.keys[moto.id] = moto
+        replica = SimulatedKey(moto=moto, material=key.material, schedule=key.schedule)
+        self._known[moto.arn] = replica
+        return replica
 
     def delete(self, key: SimulatedKey) -> None:
         """Delete it now, material and all."""

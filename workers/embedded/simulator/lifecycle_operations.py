@@ -36,6 +36,7 @@ class LifecycleOperations:
             "GetKeyRotationStatus": self._rotation_status,
             "RotateKeyOnDemand": self._rotate,
             "ListKeyRotations": self._list_rotations,
+            "ReplicateKey": self._replicate,
         }
 
     def answer(self, call: KmsCall) -> Answer:
@@ -90,12 +91,12 @@ class LifecycleOperations:
         return {"KeyId": key.arn}
 
     def _enable_rotation(self, call: KmsCall, key: SimulatedKey) -> Answer:
-        _require_rotatable(key)
+        _require_primary(key)
         key.schedule.enable(self._clock.now(), call.parameters.get("RotationPeriodInDays"))
         return None
 
     def _disable_rotation(self, _call: KmsCall, key: SimulatedKey) -> Answer:
-        _require_rotatable(key)
+        _require_primary(key)
         key.schedule.disable()
         return None
 
@@ -108,9 +109,15 @@ class LifecycleOperations:
         return {"KeyId": key.arn, "KeyRotationEnabled": True, "RotationPeriodInDays": period, "NextRotationDate": due}
 
     def _rotate(self, _call: KmsCall, key: SimulatedKey) -> Answer:
-        _require_rotatable(key)
+        _require_primary(key)
         rotate_on_demand(key.material, self._clock.now())
         return {"KeyId": key.arn}
+
+    def _replicate(self, call: KmsCall, key: SimulatedKey) -> Answer:
+        replica = self._keys.replicate(key, call.text("ReplicaRegion"))
+        replica.moto.policy = call.parameters.get("Policy") or replica.moto.generate_default_policy()
+        replica.moto.description = call.parameters.get("Description", "")
+        return {"ReplicaKeyMetadata": replica.metadata(), "ReplicaPolicy": replica.moto.policy, "ReplicaTags": []}
 
     def _list_rotations(self, call: KmsCall, key: SimulatedKey) -> Answer:
         _require_rotatable(key)
@@ -149,3 +156,9 @@ def _page(call: KmsCall) -> tuple[int, int]:
 def _require_rotatable(key: SimulatedKey) -> None:
     if not key.is_symmetric:
         raise Refusal("UnsupportedOperationException", f"{key.arn} is not a symmetric encryption key.")
+
+
+def _require_primary(key: SimulatedKey) -> None:
+    _require_rotatable(key)
+    if key.is_replica:
+        raise Refusal("UnsupportedOperationException", f"{key.arn} is a replica: its primary key is rotated.")

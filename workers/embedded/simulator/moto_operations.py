@@ -14,8 +14,8 @@ from workers.embedded.simulator.refusals import Refusal
 from workers.embedded.simulator.request import KmsCall
 from workers.embedded.simulator.states import require_state
 
-_UNSUPPORTED = frozenset({"ReplicateKey"})
-"""moto would make the replica in backends that all simulators of a process share."""
+_UNSUPPORTED = frozenset({"UpdatePrimaryRegion"})
+"""moto would change backends that all simulators of a process share."""
 
 _DEFAULTS = {name: {"PolicyName": "default"} for name in ("GetKeyPolicy", "PutKeyPolicy")}
 """Optional in AWS, required by moto."""

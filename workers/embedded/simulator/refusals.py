@@ -1,9 +1,16 @@
-"""An error that AWS KMS would answer with."""
+"""An error that AWS KMS or STS would answer with."""
 
 from __future__ import annotations
 
-_STATUS = {"KMSInternalException": 500, "KeyUnavailableException": 500, "DependencyTimeoutException": 503}
-"""The codes that are the KMS's own failures, from botocore's model; every other is the caller's, 400."""
+import json
+
+_STATUS = {
+    "KMSInternalException": 500,
+    "KeyUnavailableException": 500,
+    "DependencyTimeoutException": 503,
+    "AccessDenied": 403,
+}
+"""The codes that are the KMS's own failures, from botocore's model, and STS's denial; every other is 400."""
 
 
 class Refusal(Exception):
@@ -14,6 +21,7 @@ class Refusal(Exception):
         self.code, self.message = code, message
         self.status = _STATUS.get(code, 400)
 
-    def body(self) -> dict[str, str]:
-        """What AWS's JSON protocol puts into the response."""
-        return {"__type": self.code, "message": self.message}
+
+def as_json(refusal: Refusal) -> str:
+    """What AWS's JSON protocol puts into the response."""
+    return json.dumps({"__type": refusal.code, "message": refusal.message})

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,31 @@ from workers.embedded.simulator.refusals import Refusal
 DEFAULT_ACCOUNT = "123456789012"
 """The account of every caller whose access key id is not itself an account (moto's default account)."""
 
-_CREDENTIAL = re.compile(r"Credential=(?P<access_key>[^/,\s]+)/\d+/(?P<region>[^/]+)/kms/")
+_CREDENTIAL = re.compile(r"Credential=(?P<access_key>[^/,\s]+)/\d+/(?P<region>[^/]+)/(?P<service>[a-z]+)/")
+
+
+def read_credential(headers: Mapping[str, str]) -> tuple[str, str]:
+    """The access key id and the region that a request is signed for. Raises Refusal for one that is not signed."""
+    found = _CREDENTIAL.search(headers.get("authorization", ""))
+    if found is None:
+        raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token")
+    return found["access_key"], found["region"]
+
+
+def is_for_sts(headers: Mapping[str, str]) -> bool:
+    """Whether a request is signed for STS; whatever else comes is taken for KMS."""
+    found = _CREDENTIAL.search(headers.get("authorization", ""))
+    return found is not None and found["service"] == "sts"
+
+
+def account_of(access_key: str) -> str:
+    """The account that an access key id calls as: itself where it is an account, else the default one."""
+    return access_key if re.fullmatch(r"\d{12}", access_key) else DEFAULT_ACCOUNT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KmsCall:
-    """One call. Credentials are not checked: twelve digits as access key id call as that account."""
+    """One call. Signatures are not checked: twelve digits as access key id call as that account."""
 
     operation: str
     region: str
@@ -28,17 +47,17 @@ class KmsCall:
     parameters: Mapping[str, Any] = field(repr=False)  # plaintext may be among them
 
     @classmethod
-    def parse(cls, headers: Mapping[str, str], body: bytes) -> KmsCall:
-        """Read a request. Raises Refusal for one that AWS would not understand."""
-        credential = _CREDENTIAL.search(headers.get("authorization", ""))
-        if credential is None:
-            raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token")
+    def parse(cls, headers: Mapping[str, str], body: bytes, account_of: Callable[[str, str], str]) -> KmsCall:
+        """Read a request. Raises Refusal for one that AWS would not understand.
+
+        `account_of` says whose call it is, by access key id and session token.
+        """
+        access_key, region = read_credential(headers)
         service, _, operation = headers.get("x-amz-target", "").partition(".")
         if service != "TrentService" or not operation:
             raise Refusal("UnknownOperationException")
-        access_key = credential["access_key"]
-        account = access_key if re.fullmatch(r"\d{12}", access_key) else DEFAULT_ACCOUNT
-        return cls(operation=operation, region=credential["region"], account=account, parameters=_parameters(body))
+        account = account_of(access_key, headers.get("x-amz-security-token", ""))
+        return cls(operation=operation, region=region, account=account, parameters=_parameters(body))
 
     def text(self, name: str) -> str:
         """A parameter that must be there."""

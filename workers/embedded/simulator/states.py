@@ -28,6 +28,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "EnableKeyRotation": _ENABLED,
     "DisableKeyRotation": _ENABLED,
     "RotateKeyOnDemand": _ENABLED,
+    "ReplicateKey": _ENABLED,
     "EnableKey": _SETTLED,
     "DisableKey": _SETTLED,
     "ScheduleKeyDeletion": frozenset({"Enabled", "Disabled", "PendingImport", "Unavailable"}),

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as KMS clients speak it: POST with a length, connections kept open. One task a connection.
+"""HTTP/1.1 as KMS and STS clients speak it: POST with a length, connections kept open. One task a connection.
 
 A server of its own, in few lines, because faults need the socket itself (an answer that never comes, a connection that
 closes without one) and because a WSGI server costs more a call than the cryptography does.
@@ -16,11 +16,14 @@ from uuid import uuid4
 from workers.embedded.simulator.api import Simulator
 from workers.embedded.simulator.control import PREFIX, Control, ControlCall
 from workers.embedded.simulator.faults import Fault, FaultKind
-from workers.embedded.simulator.refusals import Refusal
-from workers.embedded.simulator.request import KmsCall
+from workers.embedded.simulator.refusals import Refusal, as_json
+from workers.embedded.simulator.request import KmsCall, is_for_sts
+from workers.embedded.simulator.roles import StsCall, as_xml
 
 _MAX_BODY = 1_000_000
 """Far above the largest call (a blob of 6,144 bytes and two contexts): a longer one is not a call to KMS."""
+
+_JSON, _XML = "application/x-amz-json-1.1", "text/xml"
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class Connections:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await reader.readexactly(length)
         status, answer = await self._answer(method, target, headers, body)
-        writer.write(_response(status, answer))
+        writer.write(_response(status, answer, _XML if is_for_sts(headers) else _JSON))
         await writer.drain()
         return headers.get("connection", "").lower() != "close"
 
@@ -78,23 +81,31 @@ class Connections:
             call = ControlCall(method=method, path=path, query=dict(parse_qsl(query)), body=body)
             status, found = self._control.answer(call)
             return status, json.dumps(found).encode()
+        answer, written = (self._answer_sts, as_xml) if is_for_sts(headers) else (self._answer_kms, as_json)
         try:
-            return await self._answer_kms(headers, body)
+            return await answer(headers, body)
         except Refusal as refusal:
-            return refusal.status, json.dumps(refusal.body()).encode()
+            return refusal.status, written(refusal).encode()
         except HungUp:
             raise
         except Exception:  # noqa: BLE001  a fault of the simulator's own: said aloud here, an internal error to the caller
             _log.exception("simulator.call_failed")
-            return 500, json.dumps(Refusal("KMSInternalException", "The simulator failed.").body()).encode()
+            return 500, written(Refusal("KMSInternalException", "The simulator failed.")).encode()
 
     async def _answer_kms(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        call = KmsCall.parse(headers, body)
+        call = KmsCall.parse(headers, body, self._simulator.roles.account_of)
         fault = self._simulator.receive(call)
         if fault is not None:
             await _suffer(fault)
         answer = self._simulator.answer(call)
         return 200, b"" if answer is None else json.dumps(answer).encode()
+
+    async def _answer_sts(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        call = StsCall.parse(headers, body)
+        fault = self._simulator.receive_sts(call)
+        if fault is not None:
+            await _suffer(fault)
+        return 200, self._simulator.roles.assume(call).encode()
 
 
 async def _suffer(fault: Fault) -> None:
@@ -120,10 +131,10 @@ def _head(data: bytes) -> tuple[str, str, dict[str, str]]:
     return words[0], words[1], {name.strip().lower(): value.strip() for name, _, value in fields}
 
 
-def _response(status: int, body: bytes) -> bytes:
+def _response(status: int, body: bytes, kind: str) -> bytes:
     reason = "OK" if status < 400 else "Refused"
     head = (
-        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n"
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         f"x-amzn-RequestId: {uuid4()}\r\n\r\n"
     )
     return head.encode() + body

@@ -1,0 +1,83 @@
+"""main-key revoke, restore: by the customer's word, for an environment or a whole workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from workers.cli.output import AsJson, Command, say, table
+from workers.cli.session import actor, opened
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from workers.store.environments import Environment
+
+Scope = Annotated[
+    str, typer.Argument(metavar="ENV|WORKSPACE", help="An environment: its id, or workspace/name; or a workspace.")
+]
+Reason = Annotated[str, typer.Option(help="Why; kept in the audit.")]
+
+
+def revoke(scope: Scope, reason: Reason, as_json: AsJson = False) -> None:
+    """Lock an environment, or all of a workspace, at once: every process drops its keys and refuses.
+
+    Running repacks are parked, and go on by themselves once `main-key restore` gives the key back.
+    """
+    _turn("revoke", scope, reason)
+
+
+def restore(scope: Scope, reason: Reason = "", as_json: AsJson = False) -> None:
+    """Take a revocation back. A lock that the KMS's own refusal set is not lifted by it: that ends with the refusal."""
+    _turn("restore", scope, reason)
+
+
+def _turn(act: str, scope: str, reason: str) -> None:
+    from workers import locking
+    from workers.store.environments import get_environment
+
+    turn: Callable[..., list[Environment]] = getattr(locking, act)
+    with opened(wakes=True) as services:
+        with services.database.read() as connection:
+            found = environments_of(connection, scope)
+        changed = {one.id for one in turn(services, found, actor=actor(), reason=reason)}
+        with services.database.read() as connection:
+            now = [get_environment(connection, one.id) for one in found]
+    documents = [
+        {
+            "environment": str(one),
+            "environment_id": str(one.environment_id),
+            "lock": one.lock_cause,
+            "changed": one.id in changed,
+        }
+        for one in now
+    ]
+    rows = [(one, one.lock_cause or "not locked", "now" if one.id in changed else "as before") for one in now]
+    say({"environments": documents}, lambda out: out.print(table(["environment", "lock", ""], rows)))
+
+
+def environments_of(connection: Connection, scope: str) -> list[Environment]:
+    """One environment, by its id or workspace/name; else a workspace's. Raises NotFound, where there are none."""
+    from workers.errors import NotFound
+    from workers.store.environments import find_environment, workspace_environments
+
+    if "/" in scope or _is_id(scope):
+        return [find_environment(connection, scope)]
+    found = workspace_environments(connection, scope)
+    if not found:
+        raise NotFound("environment of workspace", scope, "List them with `keyrepack environment list`.")
+    return found
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+COMMANDS: dict[str, Command] = {"revoke": revoke, "restore": restore}
