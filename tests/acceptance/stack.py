@@ -251,7 +251,7 @@ class Stack:
         """Whether some other process is in a transaction that may hold what others need."""
         database = self.services.database
         if database.dialect == "postgresql":
-            mine = "datname = current_database() and pid <> pg_backend_pid() and state = 'idle in transaction'"
+            mine = "datname = current_database() and pid <> pg_backend_pid() and xact_start is not null"
             with database.read() as connection:
                 return bool(
                     connection.execute(text(f"select count(*) from pg_stat_activity where {mine}")).scalar_one()
