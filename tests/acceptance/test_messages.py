@@ -179,11 +179,12 @@ def test_bytes_that_are_no_message_do_no_harm(stack: Stack, queue: str) -> None:
 
     stack.wait_for(lambda: supervised() == 0, PATIENCE, "they were taken")
     seeded = stack.seed(data=200)
-    stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
+    event = replaced(seeded.environment.environment_id, str(stack.simulator.create_main_key()))
 
     def done() -> bool:
-        supervised()
-        repack = stack.repack(seeded.environment)
+        waiting, repack = supervised(), stack.repack(seeded.environment)
+        if repack is None and not waiting:
+            stack.publish(event.to_bytes())  # the one before went down with the worker that took it
         return repack is not None and not repack.is_open
 
     stack.wait_for(done, PATIENCE, "the event behind them had its effect")
