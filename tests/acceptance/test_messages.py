@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
-from producers.topology import EVENTS, EXCHANGE, HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from producers.topology import EXCHANGE, HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
 from schemas.events import CONTENT_TYPE, MAX_EVENT_BYTES, Event
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
@@ -163,32 +162,6 @@ def test_messages_from_anybody_do_no_harm(stack: Stack) -> None:
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
     stack.check_deep(seeded, stack.ended(seeded.environment))
     assert {name: stack.supervisor.pid(name) for name in WORKERS} == workers
-
-
-@pytest.mark.parametrize(("stacks", "queue"), [("sqlite", EVENTS), ("postgresql", REPACKS)], indirect=["stacks"])
-def test_bytes_that_are_no_message_do_no_harm(stack: Stack, queue: str) -> None:
-    """Bytes pushed straight into a queue's list: kombu ends the worker that takes them, a new one goes on without."""
-    bodies = (b"no json", b"[]", json.dumps({"body": "x", "headers": {}, "properties": {}}).encode())
-    with stack.client() as client:
-        client.lpush(queue, *bodies)
-
-    def supervised() -> int:
-        for name in WORKERS:
-            stack.start_worker(name)  # as a supervisor would
-        return stack.queued()
-
-    stack.wait_for(lambda: supervised() == 0, PATIENCE, "they were taken")
-    seeded = stack.seed(data=200)
-    event = replaced(seeded.environment.environment_id, str(stack.simulator.create_main_key()))
-
-    def done() -> bool:
-        waiting, repack = supervised(), stack.repack(seeded.environment)
-        if repack is None and not waiting:
-            stack.publish(event.to_bytes())  # the one before went down with the worker that took it
-        return repack is not None and not repack.is_open
-
-    stack.wait_for(done, PATIENCE, "the event behind them had its effect")
-    stack.check_deep(seeded, stack.ended(seeded.environment), takeovers=len(WORKERS))
 
 
 @ON_POSTGRESQL
