@@ -6,6 +6,7 @@ program files are copied into a folder that everybody can read, and as root the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -28,6 +29,7 @@ from typing import Any
 
 import psycopg
 
+from tests.poll import poll
 from workers.embedded.ports import LOOPBACK, free_port
 from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import RedisServer
@@ -37,6 +39,9 @@ from workers.errors import NotConfigured
 READY_SECONDS = 30.0
 INITDB_SECONDS = 60.0
 TRIES = 3
+
+STOPPED = frozenset("TtZX")
+"""States of a thread that runs no more: stopped, traced, dead."""
 
 SETTINGS = {
     "max_connections": "100",
@@ -135,11 +140,29 @@ class OpenBaoServer:
 
     def freeze(self) -> None:
         """Stop its process: connections are taken and never answered."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """Let it run again."""
         os.kill(self.pid, signal.SIGCONT)
+
+
+def freeze(pid: int) -> None:
+    """Stop a process; none of its threads runs any more when this returns.
+
+    The signal alone is not enough: until it reaches each thread, one that runs on another core still answers.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    poll(lambda: _states_of_threads(pid) <= STOPPED, READY_SECONDS, f"every thread of process {pid} has stopped")
+
+
+def _states_of_threads(pid: int) -> set[str]:
+    """The state letters of a process's threads; see proc(5)."""
+    states = set()
+    for stat_file in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread may end meanwhile
+            states.add(stat_file.read_text().rpartition(") ")[2][0])
+    return states
 
 
 @contextmanager

@@ -6,8 +6,9 @@ Used by the walk and by the keyring. Plaintext stays in the cache (R8) and in th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 from uuid import UUID
 
 from schemas.keys import KeyKind
@@ -20,6 +21,14 @@ from workers.kms.registry import KmsRegistry
 from workers.rewrap import check_fingerprint, open_wrap
 from workers.store.database import Connection, Database
 from workers.store.keys import Link, Pair, StoredRootWrap, load_links, load_root_wraps
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+LOOKS = 10
+"""How often one whose rows have changed looks again: a repack changes those of a key a handful of times."""
+
+OPENING_FAILED = (KmsRefused, KmsUnreachable, WrapRefused)
 
 OpenedVersions = dict[Pair, bytes | WrapRefused]
 """By version: its material, or why it does not open."""
@@ -34,6 +43,23 @@ class ChainRows:
     # What the cache held at that moment: it may have expired by the time the rows are opened, and its roots' wraps were
     # not read. R10: in no repr.
     cached: Mapping[Pair, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+
+def open_as_stored(stored: S, look: Callable[[], S], open_: Callable[[S], T]) -> T:
+    """Open from what is stored; where that fails and `look` finds something else by now, open from that (R1).
+
+    Rows that were read a moment ago may hold wraps of a main key that a move has left behind since, and that its owner
+    has just disabled. Raises what `open_` does.
+    """
+    for _ in range(LOOKS):
+        try:
+            return open_(stored)
+        except OPENING_FAILED:
+            found = look()
+            if found == stored:
+                raise
+            stored = found
+    return open_(stored)
 
 
 class Chain:
@@ -56,9 +82,12 @@ class Chain:
         missing = wanted - opened.keys()
         if not missing:
             return opened
-        with self._database.snapshot() as connection:
-            rows = self.read_rows(connection, missing, epoch)
-        return opened | self.open_rows(environment, epoch, rows, missing)
+
+        def look() -> ChainRows:
+            with self._database.snapshot() as connection:
+                return self.read_rows(connection, missing, epoch)
+
+        return opened | open_as_stored(look(), look, lambda rows: self.open_rows(environment, epoch, rows, missing))
 
     def read_rows(self, connection: Connection, pairs: Iterable[Pair], epoch: int) -> ChainRows:
         """Links up to the roots or to what is cached, and the roots' wraps."""

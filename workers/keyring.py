@@ -18,12 +18,11 @@ from uuid import UUID, uuid4
 from schemas.envelope import WRAP_LIMIT
 from schemas.keys import MAX_LEVELS, KeyKind, MainKeyUri
 from workers.cache import PlaintextCache
-from workers.chain import ChainRows
+from workers.chain import OPENING_FAILED, ChainRows, open_as_stored
 from workers.errors import (
     EnvironmentLocked,
     HierarchyBroken,
     KmsRefused,
-    KmsUnreachable,
     LostRace,
     NotFound,
     WrapReason,
@@ -36,7 +35,7 @@ from workers.rewrap import open_wrap
 from workers.services import Services
 from workers.store import environments, keys, versions
 from workers.store.database import Connection
-from workers.store.environments import Environment, live_tops
+from workers.store.environments import Environment, TopVersion, live_tops
 from workers.store.keys import DataKeyRow, StoredRootWrap, WrappingKeyRow
 from workers.store.outbox import tell
 
@@ -46,6 +45,7 @@ TRIES = 10
 RESERVED = 1000
 """Wraps reserved against WRAP_LIMIT at once, so that creators of keys under one parent do not wait for each other."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -127,8 +127,8 @@ class Keyring:
         if failed is not None and failed[0] == environment.epoch:
             raise failed[1]
         try:
-            material = self._open(stored)
-        except (KmsRefused, KmsUnreachable, WrapRefused) as error:
+            material = open_as_stored(stored, lambda: self._read(key_id), self._open)
+        except OPENING_FAILED as error:
             self._failures.put(key_id, error, epoch=environment.epoch)
             if isinstance(error, KmsRefused):
                 suspect(self._services, environment, error)
@@ -136,21 +136,6 @@ class Keyring:
         self._epochs.check(environment.environment_id)  # R8: locked while we waited for the KMS
         self._data.put(key_id, material, environment=environment.environment_id, epoch=environment.epoch)
         return material
-
-    def _open(self, stored: _Stored) -> bytes:
-        """Open a key from its rows; where that fails and the rows have changed meanwhile, from what they are now (R1).
-
-        A reader may hold wraps of a main key that a move left behind, and that its owner has just disabled.
-        """
-        for _ in range(TRIES):
-            try:
-                return self._open_stored(stored)
-            except (KmsRefused, KmsUnreachable, WrapRefused):
-                again = self._read(stored.row.key_id)
-                if again == stored:
-                    raise
-                stored = again
-        return self._open_stored(stored)
 
     def _read(self, key_id: UUID) -> _Stored:
         """Everything that opens a data key, as of one moment: a repack may go on right after."""
@@ -167,7 +152,7 @@ class Keyring:
             rows = services.chain.read_rows(connection, pairs, environment.epoch)
             return _Stored(row, environment, rows, [])
 
-    def _open_stored(self, stored: _Stored) -> bytes:
+    def _open(self, stored: _Stored) -> bytes:
         if stored.row.parent is None:
             return self._open_data_root(stored.environment, stored.row, stored.root_wraps)
         return self._open_data(stored.environment, stored.row, stored.rows)
@@ -227,7 +212,7 @@ class Keyring:
         with services.database.read() as connection:
             environment = _unlocked(environments.find_environment(connection, reference))
             tops = live_tops(connection, environment.id)
-        minted = mint_roots(services, environment, tops, ids)
+        minted = self._mint_roots(environment, tops, ids)
         with services.database.write() as connection:
             check_tops(connection, environment, tops)
             _store(connection, environment, minted, kind, parent=None)
@@ -243,11 +228,7 @@ class Keyring:
         _check_place(above, environment, kind)
         pair = (above.id, above.active_version or 0)
         self._reserve(environment, above, len(ids))
-        material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
-        minted = [
-            mint_child(services, environment, key=key, parent=pair, parent_id=parent, parent_material=material)
-            for key in ids
-        ]
+        minted = self._mint_children(environment, above, ids)
         with services.database.write() as connection:
             versions.hold_version(connection, pair)
             _store(connection, environment, minted, kind, parent=above)
@@ -275,22 +256,58 @@ class Keyring:
             tops = live_tops(connection, environment.id)
             above = keys.find_wrapping_key(connection, row.parent) if row.parent is not None else None
         if above is None:
-            minted = mint_roots(services, environment, tops, [row.key_id])[0]
+            minted = self._mint_roots(environment, tops, [row.key_id])[0]
         else:
-            pair = (above.id, above.active_version or 0)
-            material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
-            minted = mint_child(
-                services, environment, key=row.key_id, parent=pair, parent_id=above.key_id, parent_material=material
-            )
+            minted = self._mint_children(environment, above, [row.key_id])[0]
         with services.database.write() as connection:
             if above is None:
                 check_tops(connection, environment, tops)
             if store_version(connection, environment, minted, wrapping_key=row.id, version=version) and minted.parent:
                 versions.add_wraps(connection, minted.parent, 1)
 
+    def _mint_roots(self, environment: Environment, tops: list[TopVersion], ids: list[UUID]) -> list[Minted]:
+        def look(connection: Connection) -> list[TopVersion]:
+            return live_tops(connection, environment.id)
+
+        return self._unless_passed_by(lambda: mint_roots(self._services, environment, tops, ids), tops, look)
+
+    def _mint_children(self, environment: Environment, above: WrappingKeyRow, ids: list[UUID]) -> list[Minted]:
+        services, pair = self._services, (above.id, above.active_version or 0)
+
+        def mint() -> list[Minted]:
+            material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
+            return [
+                mint_child(
+                    services, environment, key=key, parent=pair, parent_id=above.key_id, parent_material=material
+                )
+                for key in ids
+            ]
+
+        def look(connection: Connection) -> WrappingKeyRow:
+            return keys.find_wrapping_key(connection, above.key_id)
+
+        return self._unless_passed_by(mint, above, look)
+
+    def _unless_passed_by(self, mint: Callable[[], T], seen: S, look: Callable[[Connection], S]) -> T:
+        """What `mint` makes. Where it fails, and what it was made from is not in force any more, a race was lost.
+
+        R1, R5: a version that was shredded, a main key that was left behind and disabled meanwhile, stop no creator.
+        """
+        try:
+            return mint()
+        except OPENING_FAILED:
+            with self._services.database.read() as connection:
+                if look(connection) == seen:
+                    raise
+            raise _PassedBy("A repack has gone by.") from None
+
 
 class _Rekeyed(LostRace):
     """The version was full; look again, there is a fresh one."""
+
+
+class _PassedBy(LostRace):
+    """What a key was to be made under is not in force any more; look again."""
 
 
 def _again_after_lost_races(attempt: Callable[[], T]) -> T:

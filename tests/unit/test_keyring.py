@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
@@ -315,6 +316,69 @@ def test_a_move_that_closes_while_the_old_main_key_is_asked(world: World) -> Non
     keyring = Keyring(world.process())
     world.kms.before("unwrap", close_the_move)
     assert keyring.unwrap(row["key_id"]) == known[row["key_id"]]
+
+
+@pytest.mark.parametrize("job", ["root", "child", "wrapping", "read"])
+def test_a_repack_goes_by_at_any_transaction(job: str, world: World, oracle: Oracle) -> None:
+    """R1, R5: held at any transaction while a deep repack goes by and the old main key is disabled, a job succeeds."""
+    held_at, keys = 0, ("memory:b", "memory:c")
+    environment = world.environment()
+    known = usual_tree(world, environment, hours=1)
+    row = next(row for row in world.rows(models.data_keys) if row["parent"])
+    parent, name = world.rows(models.wrapping_keys)[0]["key_id"], environment.environment_id
+    jobs: dict[str, Callable[[Keyring], object]] = {
+        "root": lambda keyring: keyring.create_data_key(name),
+        "child": lambda keyring: keyring.create_data_key(name, parent),
+        "wrapping": lambda keyring: keyring.create_wrapping_key(name, parent),
+        "read": lambda keyring: keyring.unwrap(row["key_id"]) == known[row["key_id"]],
+    }
+    while True:
+        actor = Actor(world, lambda services: jobs[job](Keyring(services)))
+        for _ in range(held_at):
+            actor.step()
+        if actor.done:
+            break
+        target = keys[held_at % 2]
+        world.kms.set_state(target.removeprefix("memory:"), None)
+        repack = world.repack(environment, target)
+        assert repack.state == RepackState.FINISHED
+        world.kms.set_state(repack.source_key.removeprefix("memory:"), Cause.DISABLED)
+        actor.finish()
+        assert actor.error is None, f"held at transaction {held_at}"
+        assert actor.outcome
+        oracle.check()
+        held_at += 1
+    assert held_at >= 2
+
+
+@pytest.mark.parametrize("wrapping", [False, True], ids=["data", "wrapping"])
+@pytest.mark.parametrize("below", [False, True], ids=["root", "below"])
+def test_a_move_that_closes_while_a_creator_asks_the_kms(world: World, below: bool, wrapping: bool) -> None:
+    """R1: a creator that asks the old main key, disabled as the certificate allows, makes its key under the new one."""
+    environment = world.environment()
+    usual_tree(world, environment, hours=1)
+    parent = world.rows(models.wrapping_keys)[0]["key_id"] if below else None
+    other = world.process()
+    repack = world.start(environment, "memory:b", Mode.SHALLOW, services=other)
+    operation = "unwrap" if below else "wrap"  # a new root is wrapped by the old main key beside the new one
+
+    async def close_the_move(_operation: str, name: str) -> None:
+        if name == ("b" if below else "a"):
+            world.kms.before(operation, None)
+            while walk_slice(other, repack.id):
+                pass
+            assert world.look(repack).certificate
+            world.kms.set_state("a", Cause.DISABLED)
+            if below:
+                world.repack(environment, "memory:c", Mode.SHALLOW)
+                world.kms.set_state("b", Cause.DISABLED)
+
+    keyring = Keyring(world.process())
+    while below and walk_slice(other, repack.id):
+        pass
+    world.kms.before(operation, close_the_move)
+    create = keyring.create_wrapping_key if wrapping else keyring.create_data_key
+    assert create(environment.environment_id, parent)
 
 
 def test_repr_tells_nothing(world: World) -> None:

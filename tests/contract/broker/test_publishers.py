@@ -17,6 +17,7 @@ from producers.topology import EVENTS, EXCHANGE, WORK_QUEUES, events_queue
 from schemas.errors import EventRejected
 from schemas.events import CONTENT_TYPE, INBOUND, OUTBOUND, Event
 from tests.contract.broker.conftest import Line
+from tests.servers import freeze
 from workers.embedded.ports import free_port
 from workers.embedded.processes import Supervisor
 from workers.embedded.redis import start_redis
@@ -142,7 +143,7 @@ def test_a_broker_that_freezes_is_told_within_seconds(tmp_path: Path) -> None:
         publisher.publish(event().to_bytes(), routing_key="main_key.rotated")
         pid = supervisor.pid(server.name)
         assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         try:
             begun = time.monotonic()
             with pytest.raises(BrokerAway):
