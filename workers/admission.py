@@ -1,4 +1,4 @@
-"""Whether a replacement may be asked for now: a main key is replaced at most once in `replacement_interval`."""
+"""Whether something may be asked for now: nothing of a locked environment, a replacement once in an interval."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ MANAGED = "managed:"
 
 def require_unlocked(connection: Connection, environment: Environment) -> None:
     """Raise EnvironmentLocked where the main key in force is restricted, revoked or lost."""
-    current = get_environment(connection, environment.id)
-    if current.lock_cause is not None:
-        raise EnvironmentLocked(environment=current.environment_id, cause=current.lock_cause)
+    require_open(get_environment(connection, environment.id))
+
+
+def require_open(environment: Environment) -> Environment:
+    """The same environment, as it was read. Raises EnvironmentLocked where it was locked then."""
+    if environment.lock_cause is not None:
+        raise EnvironmentLocked(environment=environment.environment_id, cause=environment.lock_cause)
+    return environment
 
 
 def require_interval(

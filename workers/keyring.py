@@ -10,43 +10,29 @@ Safe under threads. Plaintext stays in the cache for at most `cache_ttl` seconds
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from schemas.envelope import WRAP_LIMIT
-from schemas.keys import MAX_LEVELS, KeyKind, MainKeyUri
+from schemas.keys import KeyKind, MainKeyUri
+from workers.admission import require_open
 from workers.cache import PlaintextCache
 from workers.chain import OPENING_FAILED, ChainRows, open_as_stored
+from workers.creation import Creation
 from workers.errors import (
-    EnvironmentLocked,
-    HierarchyBroken,
     KmsRefused,
-    LostRace,
     NotFound,
     WrapReason,
     WrapRefused,
 )
 from workers.flights import Failures, Flights
 from workers.locking import suspect
-from workers.minting import Minted, check_tops, material_of, mint_child, mint_roots, store_version
+from workers.minting import material_of
 from workers.rewrap import open_wrap
 from workers.services import Services
-from workers.store import environments, keys, versions
-from workers.store.database import Connection
-from workers.store.environments import Environment, TopVersion, live_tops
-from workers.store.keys import DataKeyRow, StoredRootWrap, WrappingKeyRow
+from workers.store import environments, keys
+from workers.store.environments import Environment
+from workers.store.keys import DataKeyRow, StoredRootWrap
 from workers.store.outbox import tell
-
-TRIES = 10
-"""How often a key that lost a race (its version was shredded, the top changed) takes the new state of things."""
-
-RESERVED = 1000
-"""Wraps reserved against WRAP_LIMIT at once, so that creators of keys under one parent do not wait for each other."""
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +53,6 @@ class _Stored:
     root_wraps: list[StoredRootWrap]
 
 
-_Made = tuple[Environment, list[Minted]]
-
-
 class Keyring:
     """Unwraps and creates the keys of every environment, for one process."""
 
@@ -83,7 +66,7 @@ class Keyring:
         self._epochs.keep_honest(self._data)
         self._flights: Flights[UUID, bytes] = Flights()
         self._failures: Failures[UUID] = Failures(clock=services.clock)
-        self._reserved: dict[keys.Pair, int] = {}
+        self._creation = Creation(services)
 
     # Environments -----------------------------------------------------------------------------------------------
 
@@ -144,7 +127,7 @@ class Keyring:
             row = keys.find_data_key(connection, key_id)
             if row is None:
                 raise NotFound("data key", key_id)
-            environment = _unlocked(environments.get_environment(connection, row.environment))
+            environment = require_open(environments.get_environment(connection, row.environment))
             if row.parent is None:
                 wraps = keys.load_root_wraps(connection, KeyKind.DATA, [row.id])
                 return _Stored(row, environment, ChainRows({}, {}), wraps.get((row.id, 0), []))
@@ -198,164 +181,8 @@ class Keyring:
         return [created.key_id for created in self._create(environment, parent, KeyKind.WRAPPING, count)]
 
     def _create(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, count: int) -> list[Created]:
-        ids = [uuid4() for _ in range(count)]
-        attempt = self._try_roots if parent is None else self._try_children
-        environment, minted = _again_after_lost_races(lambda: attempt(reference, parent, kind, ids))
+        environment, minted = self._creation.create(reference, parent, kind, count)
         # Only what was committed is remembered: a key whose transaction rolled back is never served.
         for one in minted if kind == KeyKind.DATA else []:
             self._data.put(one.key_id, one.material, environment=environment.environment_id, epoch=environment.epoch)
         return [Created(key_id=one.key_id, material=one.material) for one in minted]
-
-    def _try_roots(self, reference: str | UUID, _parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> _Made:
-        """Roots, wrapped under every live main key while a move is open (R1)."""
-        services = self._services
-        with services.database.read() as connection:
-            environment = _unlocked(environments.find_environment(connection, reference))
-            tops = live_tops(connection, environment.id)
-        minted = self._mint_roots(environment, tops, ids)
-        with services.database.write() as connection:
-            check_tops(connection, environment, tops)
-            _store(connection, environment, minted, kind, parent=None)
-        return environment, minted
-
-    def _try_children(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, ids: list[UUID]) -> _Made:
-        """Keys below a wrapping key's active version, which is held from being shredded until they are stored (R5)."""
-        assert parent is not None
-        services = self._services
-        with services.database.read() as connection:
-            environment = _unlocked(environments.find_environment(connection, reference))
-            above = keys.find_wrapping_key(connection, parent)
-        _check_place(above, environment, kind)
-        pair = (above.id, above.active_version or 0)
-        self._reserve(environment, above, len(ids))
-        minted = self._mint_children(environment, above, ids)
-        with services.database.write() as connection:
-            versions.hold_version(connection, pair)
-            _store(connection, environment, minted, kind, parent=above)
-        return environment, minted
-
-    def _reserve(self, environment: Environment, above: WrappingKeyRow, count: int) -> None:
-        """Count wraps before they are made; a version that has made 2^32 is rekeyed, not used (R6)."""
-        pair = (above.id, above.active_version or 0)
-        left = self._reserved.get(pair, 0) - count
-        if left < 0:
-            block = max(RESERVED, count)
-            with self._services.database.write() as connection:
-                total = versions.add_wraps(connection, pair, block)
-            if total > WRAP_LIMIT:
-                self.rekey(environment, above)
-                raise _Rekeyed("The wrapping key has a new version.")
-            left = self._reserved.get(pair, 0) + block - count
-        self._reserved[pair] = left
-
-    def rekey(self, environment: Environment, row: WrappingKeyRow) -> None:
-        """Give a wrapping key its next version at once; the old one drains until the next deep repack."""
-        services = self._services
-        with services.database.read() as connection:
-            version = versions.last_versions(connection, [row.id]).get(row.id, 0) + 1
-            tops = live_tops(connection, environment.id)
-            above = keys.find_wrapping_key(connection, row.parent) if row.parent is not None else None
-        if above is None:
-            minted = self._mint_roots(environment, tops, [row.key_id])[0]
-        else:
-            minted = self._mint_children(environment, above, [row.key_id])[0]
-        with services.database.write() as connection:
-            if above is None:
-                check_tops(connection, environment, tops)
-            if store_version(connection, environment, minted, wrapping_key=row.id, version=version) and minted.parent:
-                versions.add_wraps(connection, minted.parent, 1)
-
-    def _mint_roots(self, environment: Environment, tops: list[TopVersion], ids: list[UUID]) -> list[Minted]:
-        def look(connection: Connection) -> list[TopVersion]:
-            return live_tops(connection, environment.id)
-
-        return self._unless_passed_by(lambda: mint_roots(self._services, environment, tops, ids), tops, look)
-
-    def _mint_children(self, environment: Environment, above: WrappingKeyRow, ids: list[UUID]) -> list[Minted]:
-        services, pair = self._services, (above.id, above.active_version or 0)
-
-        def mint() -> list[Minted]:
-            material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
-            return [
-                mint_child(
-                    services, environment, key=key, parent=pair, parent_id=above.key_id, parent_material=material
-                )
-                for key in ids
-            ]
-
-        def look(connection: Connection) -> WrappingKeyRow:
-            return keys.find_wrapping_key(connection, above.key_id)
-
-        return self._unless_passed_by(mint, above, look)
-
-    def _unless_passed_by(self, mint: Callable[[], T], seen: S, look: Callable[[Connection], S]) -> T:
-        """What `mint` makes. Where it fails, and what it was made from is not in force any more, a race was lost.
-
-        R1, R5: a version that was shredded, a main key that was left behind and disabled meanwhile, stop no creator.
-        """
-        try:
-            return mint()
-        except OPENING_FAILED:
-            with self._services.database.read() as connection:
-                if look(connection) == seen:
-                    raise
-            raise _PassedBy("A repack has gone by.") from None
-
-
-class _Rekeyed(LostRace):
-    """The version was full; look again, there is a fresh one."""
-
-
-class _PassedBy(LostRace):
-    """What a key was to be made under is not in force any more; look again."""
-
-
-def _again_after_lost_races(attempt: Callable[[], T]) -> T:
-    for _ in range(TRIES - 1):
-        try:
-            return attempt()
-        except LostRace:
-            continue
-    return attempt()
-
-
-def _unlocked(environment: Environment) -> Environment:
-    if environment.lock_cause is not None:
-        raise EnvironmentLocked(environment=environment.environment_id, cause=environment.lock_cause)
-    return environment
-
-
-def _check_place(above: WrappingKeyRow, environment: Environment, kind: KeyKind) -> None:
-    if above.environment != environment.id:
-        raise NotFound("wrapping key", f"{above.key_id} in {environment}")
-    if kind == KeyKind.WRAPPING and above.level >= MAX_LEVELS:
-        raise HierarchyBroken(fault="too_deep", keys=[above.key_id])
-
-
-def _store(
-    connection: Connection,
-    environment: Environment,
-    minted: list[Minted],
-    kind: KeyKind,
-    *,
-    parent: WrappingKeyRow | None,
-) -> None:
-    """Insert minted keys; their parent's version, or the live tops, are held."""
-    level = 1 if parent is None else parent.level + 1
-    place = {"environment": environment.id, "parent": parent.id if parent else None, "level": level}
-    if kind == KeyKind.WRAPPING:
-        for one in minted:
-            row = keys.insert_wrapping_key(connection, key_id=one.key_id, **place)  # type: ignore[arg-type]
-            store_version(connection, environment, one, wrapping_key=row, version=1)
-        return
-    keys.insert_data_keys(connection, [_data_row(one, place) for one in minted])
-    if parent is None:
-        rows = keys.data_key_rows(connection, [one.key_id for one in minted])
-        for one in minted:
-            own = one.root_rows(environment=environment.id, kind=KeyKind.DATA, key=rows[one.key_id], version=0)
-            keys.insert_root_wraps(connection, own)
-
-
-def _data_row(minted: Minted, place: dict[str, Any]) -> dict[str, Any]:
-    own = {"key_id": minted.key_id, "fingerprint": minted.fingerprint, "wrapped": minted.wrapped}
-    return own | place | {"parent_version": minted.parent_version}

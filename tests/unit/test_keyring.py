@@ -13,7 +13,7 @@ from tests.corruption import flip, set_row
 from tests.engine import Actor, Crash, CrashDoor, World, chain_of_keys, usual_tree
 from tests.oracle import Oracle
 from tests.steps import until
-from workers import keyring as keyrings
+from workers import creation
 from workers.errors import (
     Cause,
     EnvironmentLocked,
@@ -142,7 +142,7 @@ def test_a_late_writer_is_rewrapped(world: World, oracle: Oracle, wrapping: bool
 
 
 def _is_reserved(world: World) -> bool:
-    return world.rows(models.wrapping_versions)[0]["wraps"] >= keyrings.RESERVED * 2
+    return world.rows(models.wrapping_versions)[0]["wraps"] >= creation.RESERVED * 2
 
 
 def test_a_writer_that_comes_too_late_takes_the_active_version(world: World, oracle: Oracle) -> None:
@@ -173,7 +173,7 @@ def test_a_shredded_version_holds_nothing(world: World) -> None:
 
 def test_a_full_version_is_rekeyed(world: World, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     """R6: a version that has made as many wraps as random nonces allow is rekeyed, not used; nothing else changes."""
-    monkeypatch.setattr(keyrings, "WRAP_LIMIT", 3000)
+    monkeypatch.setattr(creation, "WRAP_LIMIT", 3000)
     environment = world.environment()
     root, child = chain_of_keys(world, environment, 2, jobs=1)
     created = []
@@ -203,7 +203,7 @@ def test_rekeyed_while_it_is_renewed(world: World, levels: int) -> None:
     worker.kill()
     with world.main.database.read() as connection:
         current = find_wrapping_key(connection, deepest)
-    world.keyring.rekey(environment, current)
+    creation.Creation(world.main).rekey(environment, current)
     assert world.clock is not None
     world.clock.let_pass(31)
     assert world.run(repack).state == RepackState.FINISHED
