@@ -1,16 +1,20 @@
 """Every setting, in one table: `KEYREPACK_<NAME>` in the environment. Nothing else reads the environment.
 
+A value may also be a file of that name in the folder KEYREPACK_SECRETS_DIR: what orchestrators mount. The environment
+wins.
+
 AWS's own variables (AWS_ENDPOINT_URL_KMS, credentials) are read by its SDK, so any emulator can be pointed to.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -20,6 +24,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="KEYREPACK_", frozen=True, extra="ignore")
 
+    secrets_dir: Path | None = Field(
+        default=None, description="Folder whose files hold settings, each named as its variable; read at the start."
+    )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///.keyrepack/keyrepack.db"),
         description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME.",
@@ -101,6 +108,27 @@ class Settings(BaseSettings):
     allow_memory_kms: bool = Field(
         default=False, description="Open `memory:` main keys: tests only, they die with the process."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in code, the environment, then the files of `secrets_dir`."""
+        folder = os.environ.get("KEYREPACK_SECRETS_DIR")
+        files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder and Path(folder).is_dir() else ()
+        return init_settings, env_settings, *files
+
+    @field_validator("secrets_dir")
+    @classmethod
+    def _is_a_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"there is no folder {value}")
+        return value
 
     @field_validator("openbao_address")
     @classmethod

@@ -19,6 +19,7 @@ from workers.cli import (
     policies,
     processes,
     repacks,
+    setting_table,
     steering,
     up,
     uploads,
@@ -50,7 +51,8 @@ TRY, RUN, KEYS, REPACKS, PROOF = "Try it", "Run it", "Keys", "Repacks", "Proof a
 
 COMMANDS: Sequence[tuple[Command, str]] = (
     (demo.demo, TRY), (up.up, TRY), (processes.kms_simulator, TRY),
-    (databases.migrate, RUN), (databases.doctor, RUN), (processes.worker, RUN), (processes.beat, RUN),
+    (databases.migrate, RUN), (databases.doctor, RUN), (setting_table.settings, RUN),
+    (processes.worker, RUN), (processes.beat, RUN),
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
 )  # fmt: skip
 
