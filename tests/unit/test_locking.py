@@ -93,10 +93,49 @@ def test_a_workspace_is_revoked_whole_or_not_at_all(world: World) -> None:
         raise RuntimeError("the inbox is away")
 
     with pytest.raises(RuntimeError):
-        locking.revoke(world.main, environments, actor="customer", settle=fail)
+        locking.revoke_workspace(world.main, "acme", actor="customer", settle=fail)
     assert [lock_of(world, one) for one in environments] == [None, None]
-    revoke(world, *environments)
+    assert lock_of(world, world.environment("acme/new")) is None
+    assert len(locking.revoke_workspace(world.main, "acme", actor="customer")) == 3
     assert [lock_of(world, one) for one in environments] == [Lock.REVOKED, Lock.REVOKED]
+
+
+def test_what_is_created_in_a_revoked_workspace_is_born_locked(world: World) -> None:
+    """R8: it takes no key until the workspace is restored, and is told as locked; other workspaces' are not."""
+    world.environment("acme/production")
+    locking.revoke_workspace(world.main, "acme", actor="customer", reason="offboarding")
+    newborn, other = world.environment("acme/staging"), world.environment("other/staging")
+    assert (newborn.lock_cause, newborn.lock_detail, newborn.epoch) == (Lock.REVOKED, "offboarding", 1)
+    assert other.lock_cause is None
+    with pytest.raises(EnvironmentLocked):
+        world.keyring.create_data_key(newborn.environment_id)
+    assert len(world.rows(outbox, outbox.c.type == "environment.locked")) == 2
+    locking.restore_workspace(world.main, "acme", actor="customer")
+    key = world.keyring.create_data_key(newborn.environment_id)
+    assert Keyring(world.process()).unwrap(key.key_id) == key.material
+    assert lock_of(world, world.environment("acme/new")) is None
+
+
+def test_one_environment_is_given_back_while_its_workspace_stays_revoked(world: World) -> None:
+    """The customer's word on one environment holds for it; what is created there is still born locked."""
+    first = world.environment("acme/production")
+    locking.revoke_workspace(world.main, "acme", actor="customer")
+    restore(world, first)
+    assert lock_of(world, first) is None
+    assert world.environment("acme/staging").lock_cause == Lock.REVOKED
+
+
+def test_a_workspaces_revocation_and_return_are_audited_once(world: World) -> None:
+    """R2, R11: the same word twice is one record, with the environments that it locked."""
+    environment = world.environment("acme/production")
+    for turn in (locking.revoke_workspace, locking.restore_workspace):
+        assert [one.id for one in turn(world.main, "acme", actor="customer")] == [environment.id]
+        assert turn(world.main, "acme", actor="customer") == []
+    records = [row for row in world.rows(audit) if row["action"].startswith("workspace.")]
+    assert [row["action"] for row in records] == ["workspace.revoked", "workspace.restored"]
+    assert all(str(environment.environment_id) in row["facts"] for row in records)
+    with world.main.database.read() as connection:
+        assert verify_chain(connection).whole
 
 
 def started(world: World, environment: Environment, *, steps: int) -> Repack:

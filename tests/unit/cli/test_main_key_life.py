@@ -216,3 +216,27 @@ def test_doctor_of_an_environment_that_is_not_there(seeded: Keyrepack) -> None:
     """It is a fault among the others."""
     answer = seeded("doctor", "acme/nowhere", "--json")
     assert "environment" in [one["check"] for one in answer.document["findings"] if not one["ok"]]
+
+
+def test_what_is_created_in_a_revoked_workspace_says_so(seeded: Keyrepack) -> None:
+    """Locked from its beginning, and given back with the others."""
+    seeded.done("main-key", "revoke", "acme", "--reason", "asked by phone")
+    assert "locked, its workspace is revoked" in seeded("environment", "create", "acme/staging").out
+    shown = seeded.done("environment", "show", "acme/staging")
+    assert (shown["lock"], shown["lock_detail"]) == ("revoked", "asked by phone")
+    given_back = seeded.done("main-key", "restore", "acme")["environments"]
+    assert [(one["environment"], one["lock"]) for one in given_back] == [
+        ("acme/production", None),
+        ("acme/staging", None),
+    ]
+
+
+def test_the_managed_keys_generations_are_listed_with_what_hangs_from_each(seeded: Keyrepack) -> None:
+    """The old one is needed as long as a root hangs from it."""
+    fresh = seeded.done("managed-key", "rotate")["generation"]
+    old, new = seeded.done("managed-key", "list")["generations"]
+    assert (old["roots"], old["is_needed"]) == (5, True)
+    assert (new["generation"], new["roots"], new["is_current"]) == (fresh, 0, True)
+    seeded.done("main-key", "replace", "acme/production", "managed:", "--mode", "shallow")
+    seeded.work()
+    assert "needed for nothing" in seeded("managed-key", "list").out
