@@ -7,11 +7,14 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import polling, repack
+from tests.bench import polling, repack, restriction, revocation, rotation
 from tests.bench.outcome import Bench, Outcome, console
 
 BENCHES: dict[str, Bench] = {
     "repack": repack,
+    "revocation": revocation,
+    "restriction": restriction,
+    "rotation": rotation,
     "polling": polling,
 }
 """By name, in the order in which they run."""

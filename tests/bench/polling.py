@@ -12,7 +12,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 from pydantic import SecretStr
 from rich.table import Table
@@ -22,6 +21,7 @@ from workers.compose import build_services
 from workers.embedded.ports import free_port
 from workers.embedded.processes import Child, Supervisor
 from workers.embedded.simulator import SimulatorClient
+from workers.embedded.stack import SIMULATOR, wait_for_simulator
 from workers.services import Services
 from workers.settings import Settings
 from workers.store.environments import create_environment
@@ -30,7 +30,6 @@ from workers.store.schema import migrate
 from workers.watching import poll_main_keys
 
 REGIONS = ("eu-west-1", "eu-central-1", "us-east-1", "us-west-2", "ap-south-1")
-START_SECONDS = 30.0
 UNBOUNDED = 100_000.0
 """Calls a second: more than the simulator answers, so that the pass itself is measured."""
 
@@ -75,18 +74,10 @@ def _start_simulator(supervisor: Supervisor) -> SimulatorClient:
     """A simulator in a process of its own: its memory is not the pass's."""
     port = free_port()
     argv = [sys.executable, "-m", "workers.embedded.simulator", "--port", str(port)]
-    supervisor.start(Child(name="simulator", argv=argv, env=dict(os.environ)))
+    supervisor.start(Child(name=SIMULATOR, argv=argv, env=dict(os.environ)))
     simulator = SimulatorClient(f"http://127.0.0.1:{port}")
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            simulator.calls()
-        except URLError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return simulator
+    wait_for_simulator(supervisor, simulator)
+    return simulator
 
 
 def _seed(services: Services, simulator: SimulatorClient, keys: int) -> None:
