@@ -6,7 +6,7 @@ repack. Whoever holds plaintext drops it (see `epochs`); every batch that commit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from uuid import UUID
 
@@ -94,9 +94,9 @@ def restore(
 ) -> list[Environment]:
     """Take a revocation back. Parked repacks go on by themselves. Returns the environments that were unlocked."""
     with services.database.write() as connection:
-        changed = _restore(connection, services, environments, actor=actor, reason=reason)
+        changed, resumed = _restore(connection, environments, actor=actor, reason=reason)
         settle(connection)
-    _announce(services, changed)
+    _announce(services, changed, resumed)
     return changed
 
 
@@ -106,11 +106,11 @@ def restore_workspace(
     """Take a workspace's revocation back, for all of its environments. Raises NotFound for one without any."""
     with services.database.write() as connection:
         found = _environments_of(connection, workspace)
-        changed = _restore(connection, services, found, actor=actor, reason=reason)
+        changed, resumed = _restore(connection, found, actor=actor, reason=reason)
         if forget_revocation(connection, workspace):
             _tell_of_workspace(connection, "workspace.restored", workspace, actor, reason, changed)
         settle(connection)
-    _announce(services, changed)
+    _announce(services, changed, resumed)
     return changed
 
 
@@ -154,8 +154,8 @@ def unlock_if_restricted(services: Services, environment: Environment, *, actor:
         current = lock_environment(connection, environment.id)
         if current.lock_cause not in (Lock.RESTRICTED, Lock.LOST):
             return False
-        _unlock(connection, services, current, actor=actor or services.owner, reason="the KMS answers again")
-    _announce(services, [current])
+        resumed = _unlock(connection, current, actor=actor or services.owner, reason="the KMS answers again")
+    _announce(services, [current], resumed)
     return True
 
 
@@ -221,15 +221,16 @@ def _revoke(
 
 
 def _restore(
-    connection: Connection, services: Services, environments: list[Environment], *, actor: str, reason: str
-) -> list[Environment]:
-    changed = []
+    connection: Connection, environments: list[Environment], *, actor: str, reason: str
+) -> tuple[list[Environment], list[int]]:
+    """What was unlocked, and the repacks to wake for it once that is committed."""
+    changed, resumed = [], []
     for environment in sorted(environments, key=lambda environment: environment.id):
         current = lock_environment(connection, environment.id)
         if current.lock_cause == Lock.REVOKED:
-            _unlock(connection, services, current, actor=actor, reason=reason)
+            resumed += _unlock(connection, current, actor=actor, reason=reason)
             changed.append(current)
-    return changed
+    return changed, resumed
 
 
 def _lock(
@@ -264,17 +265,19 @@ def _lock(
     log.warning("environment.locked", environment=str(environment.environment_id), cause=lock.value)
 
 
-def _unlock(connection: Connection, services: Services, environment: Environment, *, actor: str, reason: str) -> None:
+def _unlock(connection: Connection, environment: Environment, *, actor: str, reason: str) -> list[int]:
+    """Returns the repack that goes on, to wake."""
     epoch = set_lock(connection, environment.id, cause=None, detail=None)
     repack = open_repack(connection, environment.id)
-    if repack is not None and repack.state == RepackState.BLOCKED and repack.block_side == ENVIRONMENT_SIDE:
+    is_parked = repack is not None and repack.state == RepackState.BLOCKED and repack.block_side == ENVIRONMENT_SIDE
+    if repack is not None and is_parked:
         change_state(
             connection, repack, repack.stage_state, "repack.resumed", actor=actor, facts={"was": repack.block_cause}
         )
-        services.wake.repack(repack.id)
     facts = {"was": environment.lock_cause, "reason": reason, "epoch": epoch}
     _tell(connection, "environment.unlocked", environment, actor, facts)
     log.info("environment.unlocked", environment=str(environment.environment_id), was=environment.lock_cause)
+    return [repack.id] if repack is not None and is_parked else []
 
 
 def _tell(
@@ -292,8 +295,10 @@ def _tell_of_workspace(
     append_record(connection, action=action, actor=actor, facts=facts)
 
 
-def _announce(services: Services, environments: list[Environment]) -> None:
-    """After the commit: every process drops its plaintext, and whoever waits for events hears of it."""
+def _announce(services: Services, environments: list[Environment], resumed: Iterable[int] = ()) -> None:
+    """After the commit: every process drops its plaintext, repacks go on, and whoever waits for events hears of it."""
     if environments:
         services.epochs.announce([environment.environment_id for environment in environments])
+        for repack in resumed:
+            services.wake.repack(repack)
         services.wake.outbox()

@@ -1,7 +1,7 @@
 """Revocation: from `main_key.revoked` published to the last process that refuses, with a repack at work.
 
-Once with Redis up, once with Redis stopped (SIGSTOP: it answers nobody, and closes no connection) as soon as the event
-was taken from it. What is still in a broker that has stopped, nobody can know.
+Once with Redis up, once with Redis stopped after publication: as soon as a worker has the event, and before its lock is
+committed, so that the bell cannot ring. By SIGSTOP: it answers nobody, and closes no connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.bench.readers import Readers, running_readers
 from tests.bench.spread import spread
 from tests.bench.stack import Bench, running_bench
 from tests.poll import poll
-from workers.store.environments import Environment, get_environment
+from workers.store.environments import Environment, get_environment, lock_environment
 from workers.store.models import inbox, shards
 
 READERS = 4
@@ -67,12 +67,19 @@ class _Scene:
             target = next(key for key in self._keys if last is None or key != last.target_key)
             self.bench.replace(self.environment, target)
 
+    def rounds(self, count: int, *, stop_redis: bool) -> list[Round]:
+        """So many, after a few that do not count."""
+        return [self.round(stop_redis=stop_redis) for _ in range(WARM_UP + count)][WARM_UP:]
+
     def round(self, *, stop_redis: bool) -> Round:
         """Revoke, wait until everybody refuses, restore, wait until everybody reads."""
         self.keep_moving()
         published = time.time()
-        event_id = self.bench.say("main_key.revoked", self.environment)
-        with self._redis_stopped(event_id, stop_redis):
+        if stop_redis:
+            with self._revoked_and_redis_stopped():
+                refused = self.readers.await_refused(since=published)
+        else:
+            self.bench.say("main_key.revoked", self.environment)
             refused = self.readers.await_refused(since=published)
         with self.bench.services.database.read() as connection:
             locked = get_environment(connection, self.environment.id).locked_at
@@ -86,15 +93,15 @@ class _Scene:
         )
 
     @contextmanager
-    def _redis_stopped(self, event_id: str, stop: bool) -> Iterator[None]:
-        """Redis answers nobody, from when the event has been taken from it."""
-        if not stop:
-            yield
-            return
-        redis = self.bench.supervisor.pid("redis")
+    def _revoked_and_redis_stopped(self) -> Iterator[None]:
+        """Publish, and stop Redis between the event and its effect: the environment is held until then."""
+        redis, database = self.bench.supervisor.pid("redis"), self.bench.services.database
         assert redis is not None
-        poll(lambda: self._is_taken(event_id), TAKEN_SECONDS, "a worker to take the event")
-        os.kill(redis, signal.SIGSTOP)
+        with database.write() as connection:
+            lock_environment(connection, self.environment.id)
+            event_id = self.bench.say("main_key.revoked", self.environment)
+            poll(lambda: self._is_taken(event_id), TAKEN_SECONDS, "a worker to take the event")
+            os.kill(redis, signal.SIGSTOP)
         try:
             yield
         finally:
@@ -120,8 +127,7 @@ def measure(asked: argparse.Namespace) -> Outcome:
             scene = _Scene(bench, environment, readers)
             for name, count in (("redis", asked.revocations), ("redis_stopped", asked.revocations_stopped)):
                 console.print(f"{count} revocations, {name.replace('_', ' ')}")
-                stop = name == "redis_stopped"
-                rounds[name] = [scene.round(stop_redis=stop) for _ in range(WARM_UP + count)][WARM_UP:]
+                rounds[name] = scene.rounds(count, stop_redis=name == "redis_stopped")
     figures = {name: _figures(found) for name, found in rounds.items()}
     missed = [
         f"{name.replace('_', ' ')}: {found['last']['p99']} s, promised within {BOUNDS[name]} s"

@@ -15,8 +15,9 @@ from workers.repack import walk_slice
 from workers.store.audit import verify_chain
 from workers.store.environments import Environment, find_environment
 from workers.store.models import audit, outbox
-from workers.store.repacks import Repack
+from workers.store.repacks import Repack, get_repack
 from workers.verify import verify_environment
+from workers.wake import Silence
 
 
 def lock_of(world: World, environment: Environment) -> str | None:
@@ -166,6 +167,23 @@ def test_a_running_repack_is_parked_and_goes_on_by_itself(world: World, steps: i
     assert world.look(repack).is_running
     assert world.run(repack).state == RepackState.FINISHED
     assert {key: Keyring(world.main).unwrap(key) for key in keys} == keys
+
+
+def test_a_parked_repack_is_woken_once_its_return_is_committed(world: World) -> None:
+    """Whoever answers the wake-up finds a repack that runs; a broker that hangs then holds no lock and no return up."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    repack = world.start(environment)
+    revoke(world, environment)
+    found = []
+
+    class Looking(Silence):
+        def repack(self, repack: int, *, times: int = 1) -> None:
+            with world.process().database.read() as connection:
+                found.append(get_repack(connection, repack).is_running)
+
+    locking.restore(world.process(wake=Looking()), [environment], actor="customer")
+    assert (found, world.look(repack).is_running) == ([True], True)
 
 
 def test_no_batch_commits_after_a_revocation(world: World) -> None:
