@@ -8,7 +8,7 @@ from schemas.states import Mode, RepackState, Stage
 from tests.engine import Actor, World, usual_tree
 from tests.steps import until
 from workers import locking, steering
-from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable
+from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable, RepackConflict
 from workers.keyring import Keyring
 from workers.locking import Lock
 from workers.repack import walk_slice
@@ -167,6 +167,49 @@ def test_a_running_repack_is_parked_and_goes_on_by_itself(world: World, steps: i
     assert world.look(repack).is_running
     assert world.run(repack).state == RepackState.FINISHED
     assert {key: Keyring(world.main).unwrap(key) for key in keys} == keys
+
+
+def test_a_workspace_revoked_in_mid_run_parks_every_run(world: World) -> None:
+    """Each goes on by itself with the workspace's return, from wherever it was, and loses nothing."""
+    environments = [world.environment(f"acme/{name}") for name in ("production", "staging")]
+    keys = [usual_tree(world, environment) for environment in environments]
+    repacks = [
+        started(world, environment, steps=steps) for environment, steps in zip(environments, (5, 25), strict=True)
+    ]
+    locking.revoke_workspace(world.main, "acme", actor="customer")
+    assert [world.look(repack).block_side for repack in repacks] == ["environment", "environment"]
+    locking.restore_workspace(world.main, "acme", actor="customer")
+    assert [world.run(repack).state for repack in repacks] == [RepackState.FINISHED] * 2
+    for known in keys:
+        assert {key: Keyring(world.main).unwrap(key) for key in known} == known
+
+
+def test_a_replacement_asked_for_while_parked_is_allowed_after_an_abort(world: World) -> None:
+    """Parked by its new main key: another replacement conflicts until this one is aborted; then it goes all the way."""
+    environment = world.environment()
+    keys = usual_tree(world, environment)
+    repack = world.start(environment, "memory:b")
+    world.kms.set_state("b", Cause.DISABLED)
+    assert world.run(repack).state == RepackState.BLOCKED
+    with pytest.raises(RepackConflict):
+        world.start(environment, "memory:c")
+    steering.abort(world.main, world.look(repack), actor="operator")
+    assert world.repack(environment, "memory:c").state == RepackState.FINISHED
+    assert {key: Keyring(world.process()).unwrap(key) for key in keys} == keys
+
+
+def test_a_replacement_asked_for_while_revoked_waits_for_the_return(world: World) -> None:
+    """A locked environment takes no replacement, not even after an abort; given back, it does."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    repack = world.start(environment, "memory:b")
+    revoke(world, environment)
+    for _ in range(2):
+        with pytest.raises(EnvironmentLocked):
+            world.start(environment, "memory:c")
+        steering.abort(world.main, world.look(repack), actor="operator")
+    restore(world, environment)
+    assert world.repack(environment, "memory:c").state == RepackState.FINISHED
 
 
 def test_a_parked_repack_is_woken_once_its_return_is_committed(world: World) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from schemas.keys import MainKeyUri
 from tests.unit.cli.conftest import Keyrepack
 from workers.locking import Lock
+from workers.store import main_keys
 from workers.store.environments import find_environment, lock_environment, set_lock
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/11111111-2222-3333-4444-555555555555"
@@ -95,6 +96,8 @@ def test_a_key_is_uploaded_put_in_force_and_deleted(seeded: Keyrepack) -> None:
     seeded.done("main-key", "replace", "acme/production", uri)
     seeded.work()
     assert seeded.done("environment", "show", "acme/production")["main_key"] == uri
+    [repack] = seeded.done("repack", "list")["repacks"]
+    assert "It stays needed: it seals" in seeded.done("certificate", repack["id"])["statement"]
     assert seeded.done("main-key", "delete-upload", uri, "--reason", "as asked for")["deleted"] is True
     assert seeded.done("main-key", "delete-upload", uri, "--reason", "as asked for")["deleted"] is False
     assert seeded("verify", "acme/production").status == 1
@@ -240,3 +243,16 @@ def test_the_managed_keys_generations_are_listed_with_what_hangs_from_each(seede
     seeded.done("main-key", "replace", "acme/production", "managed:", "--mode", "shallow")
     seeded.work()
     assert "needed for nothing" in seeded("managed-key", "list").out
+
+
+def test_a_hidden_generation_is_told(seeded: Keyrepack) -> None:
+    """The status says that the roots are rewrapped on a timer, and how often."""
+    services = seeded.services()
+    with services.database.write() as connection:
+        main_keys.register(connection, interval=300)
+        seen = {"generation": None, "cause": None, "detail": "", "answered": True}
+        main_keys.record_look(connection, "managed:", **seen, usual=300)
+    services.close()
+    [view] = seeded.done("main-key", "list")["main_keys"]
+    assert (view["hides_generation"], view["rewrapped_every_days"]) == (True, 90)
+    assert "rewrapped on a timer, every 90 days" in seeded("main-key", "list").out
