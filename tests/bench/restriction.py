@@ -21,7 +21,7 @@ SHORT = {"KEYREPACK_POLL_INTERVAL": str(POLL_INTERVAL), "KEYREPACK_CACHE_TTL": s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be chosen."""
-    parser.add_argument("--restrictions", type=int, default=5, help="keys disabled and enabled again (5)")
+    parser.add_argument("--restrictions", type=int, default=4, help="keys disabled and enabled again (4)")
 
 
 def measure(asked: argparse.Namespace) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.bench.readers import Readers, running_readers
 from tests.bench.spread import spread
 from tests.bench.stack import Bench, running_bench
 from tests.poll import poll
+from workers.epochs import TICK_SECONDS
 from workers.store.environments import Environment, get_environment, lock_environment
 from workers.store.models import inbox, shards
 
@@ -74,6 +76,7 @@ class _Scene:
     def round(self, *, stop_redis: bool) -> Round:
         """Revoke, wait until everybody refuses, restore, wait until everybody reads."""
         self.keep_moving()
+        time.sleep(random.uniform(0, TICK_SECONDS))
         published = time.time()
         if stop_redis:
             with self._revoked_and_redis_stopped():
@@ -115,7 +118,7 @@ class _Scene:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be chosen."""
     parser.add_argument("--revocations", type=int, default=100, help="revocations with Redis up (100)")
-    parser.add_argument("--revocations-stopped", type=int, default=20, help="revocations with Redis stopped (20)")
+    parser.add_argument("--revocations-stopped", type=int, default=15, help="revocations with Redis stopped (15)")
 
 
 def measure(asked: argparse.Namespace) -> Outcome:

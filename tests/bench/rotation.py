@@ -25,7 +25,7 @@ ROOTS = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be chosen."""
-    parser.add_argument("--rotations", type=int, default=5, help="rotations of three keys at a time (5)")
+    parser.add_argument("--rotations", type=int, default=4, help="rotations of three keys at a time (4)")
 
 
 def measure(asked: argparse.Namespace) -> Outcome:
