@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import con
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit/test_packaging.py
 
-bench: $(VENV)/.dev ## Measure keys/s through the real Celery path, beside the ceiling of this machine
+bench: $(VENV)/.dev ## Measure what is promised in figures: repacks beside the ceiling, locks, rotations, polls
 	$(BIN)/python -m tests.bench $(BENCH_FLAGS)
 
 constraints: $(VENV)/.dev ## Write deploy/constraints.txt anew from what .venv holds

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 from schemas.keys import KeyKind, TopState
+from workers.kms.managed import URI as MANAGED
 from workers.store.audit import lock_head
 from workers.store.database import Connection
 from workers.store.environments import Environment, all_tops
@@ -16,7 +17,12 @@ from workers.store.types import read_clock
 
 STATEMENT = "No key of this environment needs the old main key any more. Its owner may disable or delete it."
 ROTATED = "No key of this environment needs the main key's older generation any more. The key itself stays in force."
-"""What a certificate says where another key took over, and where the same key has new material."""
+SEALS = (
+    "No key of this environment is wrapped by the platform's own main key any more. It stays needed: it seals the "
+    "uploaded main key. `keyrepack managed-key list` says which of its generations."
+)
+"""What a certificate says where another key took over, where the same key has new material, and where the new one is
+sealed by the old one."""
 
 
 def make_certificate(
@@ -32,7 +38,7 @@ def make_certificate(
     roots, census = _census(connection, environment, repack.to_top)
     parts = progress(connection, repack.id)
     return {
-        "statement": ROTATED if repack.source_key == repack.target_key else STATEMENT,
+        "statement": _statement(repack),
         "repack": str(repack.repack_id),
         "environment": str(environment.environment_id),
         "workspace": environment.workspace,
@@ -51,6 +57,13 @@ def make_certificate(
         "census": census,
         "audit": {"seq": seq, "hash": digest.hex()},
     }
+
+
+def _statement(repack: Repack) -> str:
+    if repack.source_key == repack.target_key:
+        return ROTATED
+    is_sealed = repack.source_key == str(MANAGED) and repack.target_key.startswith("uploaded:")
+    return SEALS if is_sealed else STATEMENT
 
 
 def _census(connection: Connection, environment: Environment, top_version: int) -> tuple[int, str]:

@@ -53,8 +53,9 @@ class EventConsumer(bootsteps.ConsumerStep):
             time.sleep(PAUSE_SECONDS)
             message.requeue()
             return
-        message.ack()
-        if waiting is not None and not self._did_at_once(waiting, self._database):
+        is_done = waiting is not None and self._did_at_once(waiting, self._database)
+        message.ack()  # R8: after what is done at once: a broker that has just stopped must not hold a revocation up
+        if waiting is not None and not is_done:
             waker.event(waiting)
 
     def _did_at_once(self, inbox_id: int, database: Database) -> bool:

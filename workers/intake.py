@@ -28,7 +28,7 @@ from workers.services import Services
 from workers.sources import Sources
 from workers.store import inbox, main_keys
 from workers.store.database import Connection, Database
-from workers.store.environments import Environment, find_environment, workspace_environments
+from workers.store.environments import find_environment
 from workers.store.outbox import tell
 from workers.store.repacks import Repack
 from workers.store.types import read_clock
@@ -112,11 +112,7 @@ def _act(services: Services, event: Event, inbox_id: int) -> None:
     data, actor = read_data(event), f"event:{event.source}"
     match data:
         case MainKeyRevoked() | MainKeyRestored():
-            change = locking.revoke if isinstance(data, MainKeyRevoked) else locking.restore
-            environments = _environments(services, data)
-            names = [str(environment.environment_id) for environment in environments]
-            settle = _settle(inbox_id, environments=names)
-            change(services, environments, actor=actor, reason=data.reason or "", settle=settle)
+            _turn(services, data, actor, inbox_id)
         case MainKeyChanged():
             watching.look_now(services, data.main_key, settle=_settle(inbox_id, looked_into=data.main_key))
         case MainKeyReplaced() | MainKeyRotated():
@@ -131,16 +127,20 @@ def _request(services: Services, data: MainKeyReplaced | MainKeyRotated, actor: 
     return Request(environment=environment, target=None, mode=Mode.SHALLOW, actor=actor)
 
 
-def _environments(services: Services, data: MainKeyRevoked | MainKeyRestored) -> list[Environment]:
-    """The environments it is about. Raises NotFound, for a workspace without any too: nothing is done in silence."""
+def _turn(services: Services, data: MainKeyRevoked | MainKeyRestored, actor: str, inbox_id: int) -> None:
+    """Withdraw or give back an environment, or a workspace. Raises NotFound."""
+    is_revoked, reason = isinstance(data, MainKeyRevoked), data.reason or ""
+    if data.workspace is not None:
+        turn_all = locking.revoke_workspace if is_revoked else locking.restore_workspace
+        settle = _settle(inbox_id, workspace=data.workspace)
+        turn_all(services, data.workspace, actor=actor, reason=reason, settle=settle)
+        return
+    assert data.environment is not None
     with services.database.read() as connection:
-        if data.workspace is None:
-            assert data.environment is not None
-            return [find_environment(connection, data.environment)]
-        found = workspace_environments(connection, data.workspace)
-    if not found:
-        raise NotFound("environment of workspace", data.workspace, "List them with `keyrepack environment list`.")
-    return found
+        environment = find_environment(connection, data.environment)
+    turn = locking.revoke if is_revoked else locking.restore
+    settle = _settle(inbox_id, environments=[str(environment.environment_id)])
+    turn(services, [environment], actor=actor, reason=reason, settle=settle)
 
 
 def _workspaces(connection: Connection, data: InboundData) -> set[str]:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from schemas.keys import KeyKind
 from workers.errors import NotFound
+from workers.kms.managed import URI as MANAGED
 from workers.services import Services
 from workers.store import inventory as rows
 from workers.store.audit import read_head
@@ -94,6 +95,41 @@ def list_main_keys(services: Services, uris: Iterable[str] | None = None) -> lis
             by_top[group.environment, group.version].count(group)
         named = _name_oldest(connection, drafts.values())
     return [draft.view(named) for draft in drafts.values()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedGeneration:
+    """A generation of the platform's own main key, and what does not open without it. None: not written down yet."""
+
+    generation: str | None
+    is_current: bool
+    is_in_file: bool
+    roots: int
+    uploaded_keys: int
+    upload_params: int  # open ones: a day old at most
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether its line has to stay in the file; the current one always has."""
+        return self.is_current or bool(self.roots or self.uploaded_keys or self.upload_params)
+
+
+def list_managed_generations(services: Services, in_file: list[str]) -> list[ManagedGeneration]:
+    """Each generation of the file (oldest first), and others that something hangs from, as of one moment."""
+    with services.database.snapshot() as connection:
+        hanging = rows.hanging_from(connection, str(MANAGED))
+    others = sorted({each for counts in hanging.values() for each in counts} - set(in_file), key=str)
+    return [
+        ManagedGeneration(
+            generation=generation,
+            is_current=generation == in_file[-1],
+            is_in_file=generation in in_file,
+            roots=hanging["roots"][generation],
+            uploaded_keys=hanging["uploaded_keys"][generation],
+            upload_params=hanging["upload_params"][generation],
+        )
+        for generation in [*in_file, *others]
+    ]
 
 
 def certificate_of_loss(

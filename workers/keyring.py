@@ -25,7 +25,7 @@ from workers.errors import (
     WrapRefused,
 )
 from workers.flights import Failures, Flights
-from workers.locking import suspect
+from workers.locking import lock_newborn, suspect
 from workers.minting import material_of
 from workers.rewrap import open_wrap
 from workers.services import Services
@@ -71,7 +71,10 @@ class Keyring:
     # Environments -----------------------------------------------------------------------------------------------
 
     def create_environment(self, workspace: str, name: str, *, main_key: str = "managed:", actor: str) -> Environment:
-        """A new environment on `main_key`, which has to answer. Raises KmsRefused, KmsUnreachable."""
+        """A new environment on `main_key`, which has to answer. Raises KmsRefused, KmsUnreachable, AlreadyThere.
+
+        In a workspace that is revoked it is born locked.
+        """
         services = self._services
         uri = MainKeyUri.parse(main_key)
         described = services.loop.run(services.kms.main_key(uri).describe())
@@ -86,6 +89,7 @@ class Keyring:
                 environment_id=environment.environment_id,
                 facts={"workspace": workspace, "name": name, "main_key": str(uri)},
             )
+            environment = lock_newborn(connection, services, environment, actor=actor)
         services.wake.outbox()
         return environment
 

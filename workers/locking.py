@@ -6,15 +6,16 @@ repack. Whoever holds plaintext drops it (see `epochs`); every batch that commit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from uuid import UUID
 
 from schemas.states import RUNNING, RepackState
-from workers.errors import Cause, KmsRefused, KmsUnreachable, WrapRefused
+from workers.errors import Cause, KmsRefused, KmsUnreachable, NotFound, WrapRefused
 from workers.kms.port import encryption_context
 from workers.logs import log
 from workers.services import Services
+from workers.store.audit import append_record
 from workers.store.database import Connection
 from workers.store.environments import (
     Environment,
@@ -23,11 +24,13 @@ from workers.store.environments import (
     live_tops,
     lock_environment,
     set_lock,
+    workspace_environments,
 )
 from workers.store.outbox import tell
 from workers.store.repacks import change_state, open_repack
 from workers.store.roots import sample_wrap
 from workers.store.types import read_clock
+from workers.store.workspaces import forget_revocation, lock_workspace, note_revocation, revocation_reason
 
 Settle = Callable[[Connection], None]
 
@@ -57,13 +60,25 @@ def revoke(
     settle: Settle = _settle_nothing,
 ) -> list[Environment]:
     """Lock environments by the customer's word, all in one transaction. Returns those that were not yet revoked."""
-    changed = []
     with services.database.write() as connection:
-        for environment in sorted(environments, key=lambda environment: environment.id):
-            current = lock_environment(connection, environment.id)
-            if current.lock_cause != Lock.REVOKED:
-                _lock(connection, services, current, Lock.REVOKED, actor=actor, detail=reason)
-                changed.append(current)
+        changed = _revoke(connection, services, environments, actor=actor, reason=reason)
+        settle(connection)
+    _announce(services, changed)
+    return changed
+
+
+def revoke_workspace(
+    services: Services, workspace: str, *, actor: str, reason: str = "", settle: Settle = _settle_nothing
+) -> list[Environment]:
+    """Lock a workspace's environments in one transaction, and what is created in it until it is restored.
+
+    Returns those that were not yet revoked. Raises NotFound for one without any: nothing is done in silence.
+    """
+    with services.database.write() as connection:
+        found = _environments_of(connection, workspace)
+        changed = _revoke(connection, services, found, actor=actor, reason=reason)
+        if note_revocation(connection, workspace, reason):
+            _tell_of_workspace(connection, "workspace.revoked", workspace, actor, reason, changed)
         settle(connection)
     _announce(services, changed)
     return changed
@@ -78,16 +93,34 @@ def restore(
     settle: Settle = _settle_nothing,
 ) -> list[Environment]:
     """Take a revocation back. Parked repacks go on by themselves. Returns the environments that were unlocked."""
-    changed = []
     with services.database.write() as connection:
-        for environment in sorted(environments, key=lambda environment: environment.id):
-            current = lock_environment(connection, environment.id)
-            if current.lock_cause == Lock.REVOKED:
-                _unlock(connection, services, current, actor=actor, reason=reason)
-                changed.append(current)
+        changed, resumed = _restore(connection, environments, actor=actor, reason=reason)
         settle(connection)
-    _announce(services, changed)
+    _announce(services, changed, resumed)
     return changed
+
+
+def restore_workspace(
+    services: Services, workspace: str, *, actor: str, reason: str = "", settle: Settle = _settle_nothing
+) -> list[Environment]:
+    """Take a workspace's revocation back, for all of its environments. Raises NotFound for one without any."""
+    with services.database.write() as connection:
+        found = _environments_of(connection, workspace)
+        changed, resumed = _restore(connection, found, actor=actor, reason=reason)
+        if forget_revocation(connection, workspace):
+            _tell_of_workspace(connection, "workspace.restored", workspace, actor, reason, changed)
+        settle(connection)
+    _announce(services, changed, resumed)
+    return changed
+
+
+def lock_newborn(connection: Connection, services: Services, environment: Environment, *, actor: str) -> Environment:
+    """Lock an environment that was created in a revoked workspace, in the transaction that creates it (R8)."""
+    reason = revocation_reason(connection, environment.workspace)
+    if reason is None:
+        return environment
+    _lock(connection, services, environment, Lock.REVOKED, actor=actor, detail=reason)
+    return get_environment(connection, environment.id)
 
 
 def restrict(services: Services, environment: Environment, *, cause: Cause, detail: str, actor: str = "") -> bool:
@@ -121,8 +154,8 @@ def unlock_if_restricted(services: Services, environment: Environment, *, actor:
         current = lock_environment(connection, environment.id)
         if current.lock_cause not in (Lock.RESTRICTED, Lock.LOST):
             return False
-        _unlock(connection, services, current, actor=actor or services.owner, reason="the KMS answers again")
-    _announce(services, [current])
+        resumed = _unlock(connection, current, actor=actor or services.owner, reason="the KMS answers again")
+    _announce(services, [current], resumed)
     return True
 
 
@@ -166,6 +199,40 @@ async def _why_refused(
     return None
 
 
+def _environments_of(connection: Connection, workspace: str) -> list[Environment]:
+    """A workspace's environments, no other is created meanwhile. Raises NotFound where there are none."""
+    lock_workspace(connection, workspace)
+    found = workspace_environments(connection, workspace)
+    if not found:
+        raise NotFound("environment of workspace", workspace, "List them with `keyrepack environment list`.")
+    return found
+
+
+def _revoke(
+    connection: Connection, services: Services, environments: list[Environment], *, actor: str, reason: str
+) -> list[Environment]:
+    changed = []
+    for environment in sorted(environments, key=lambda environment: environment.id):
+        current = lock_environment(connection, environment.id)
+        if current.lock_cause != Lock.REVOKED:
+            _lock(connection, services, current, Lock.REVOKED, actor=actor, detail=reason)
+            changed.append(current)
+    return changed
+
+
+def _restore(
+    connection: Connection, environments: list[Environment], *, actor: str, reason: str
+) -> tuple[list[Environment], list[int]]:
+    """What was unlocked, and the repacks to wake for it once that is committed."""
+    changed, resumed = [], []
+    for environment in sorted(environments, key=lambda environment: environment.id):
+        current = lock_environment(connection, environment.id)
+        if current.lock_cause == Lock.REVOKED:
+            resumed += _unlock(connection, current, actor=actor, reason=reason)
+            changed.append(current)
+    return changed, resumed
+
+
 def _lock(
     connection: Connection,
     services: Services,
@@ -198,17 +265,19 @@ def _lock(
     log.warning("environment.locked", environment=str(environment.environment_id), cause=lock.value)
 
 
-def _unlock(connection: Connection, services: Services, environment: Environment, *, actor: str, reason: str) -> None:
+def _unlock(connection: Connection, environment: Environment, *, actor: str, reason: str) -> list[int]:
+    """Returns the repack that goes on, to wake."""
     epoch = set_lock(connection, environment.id, cause=None, detail=None)
     repack = open_repack(connection, environment.id)
-    if repack is not None and repack.state == RepackState.BLOCKED and repack.block_side == ENVIRONMENT_SIDE:
+    is_parked = repack is not None and repack.state == RepackState.BLOCKED and repack.block_side == ENVIRONMENT_SIDE
+    if repack is not None and is_parked:
         change_state(
             connection, repack, repack.stage_state, "repack.resumed", actor=actor, facts={"was": repack.block_cause}
         )
-        services.wake.repack(repack.id)
     facts = {"was": environment.lock_cause, "reason": reason, "epoch": epoch}
     _tell(connection, "environment.unlocked", environment, actor, facts)
     log.info("environment.unlocked", environment=str(environment.environment_id), was=environment.lock_cause)
+    return [repack.id] if repack is not None and is_parked else []
 
 
 def _tell(
@@ -217,8 +286,19 @@ def _tell(
     tell(connection, action, actor=actor, environment_id=environment.environment_id, facts=facts)
 
 
-def _announce(services: Services, environments: list[Environment]) -> None:
-    """After the commit: every process drops its plaintext, and whoever waits for events hears of it."""
+def _tell_of_workspace(
+    connection: Connection, action: str, workspace: str, actor: str, reason: str, changed: list[Environment]
+) -> None:
+    """An audit record of its own; the events are its environments' (R11)."""
+    names = [str(environment.environment_id) for environment in changed]
+    facts = {"workspace": workspace, "reason": reason, "environments": names}
+    append_record(connection, action=action, actor=actor, facts=facts)
+
+
+def _announce(services: Services, environments: list[Environment], resumed: Iterable[int] = ()) -> None:
+    """After the commit: every process drops its plaintext, repacks go on, and whoever waits for events hears of it."""
     if environments:
         services.epochs.announce([environment.environment_id for environment in environments])
+        for repack in resumed:
+            services.wake.repack(repack)
         services.wake.outbox()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from producers.publisher import KombuPublisher, MemoryPublisher
 from schemas.states import RUNNING, RepackState
+from workers import uploads
 from workers.logs import log
+from workers.resealing import reseal
 from workers.services import Services
 from workers.store import inbox, outbox, ticks
 from workers.store.repacks import list_repacks
@@ -25,6 +27,8 @@ class Swept:
 
     repacks: int
     events: int
+    expired: int = 0  # upload parameters whose private key was destroyed
+    resealed: int = 0  # uploaded keys that an older generation of the platform's own had sealed
 
 
 def take_tick(services: Services, job: str, seconds: float) -> bool:
@@ -34,7 +38,7 @@ def take_tick(services: Services, job: str, seconds: float) -> bool:
 
 
 def sweep(services: Services) -> Swept:
-    """Wake every running repack that nobody walks, every blocked one whose time has come, every event."""
+    """Wake every running repack that nobody walks, every blocked one whose time has come, every event; and tidy up."""
     with services.database.read() as connection:
         running = list_repacks(connection, states=RUNNING | {RepackState.BLOCKED}, limit=10_000)
         todo: list[tuple[int, int]] = []
@@ -51,8 +55,9 @@ def sweep(services: Services) -> Swept:
     for inbox_id in events:
         services.wake.event(inbox_id)
     services.wake.outbox()
-    log.debug("sweep.finished", repacks=len(todo), events=len(events))
-    return Swept(len(todo), len(events))
+    swept = Swept(len(todo), len(events), uploads.end_expired(services), reseal(services))
+    log.debug("sweep.finished", **asdict(swept))
+    return swept
 
 
 def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublisher) -> int:

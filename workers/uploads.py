@@ -94,14 +94,15 @@ def create_params(services: Services, environment: str | UUID, actor: str) -> Up
     secret = services.random(KEY_BYTES)
     sealed = _seal_private_key(private_key, secret, params_id, services.random(NONCE_BYTES))
     context = _params_context(found.environment_id, params_id)
-    wrapped = services.loop.run(_managed(services).wrap(secret, context)).blob
+    wrapped = services.loop.run(_managed(services).wrap(secret, context))
     with services.database.write() as connection:
         expires_at = store.insert_params(
             connection,
             params_id=params_id,
             environment=found.id,
-            wrapped_key=wrapped,
+            wrapped_key=wrapped.blob,
             sealed_private_key=sealed,
+            generation=wrapped.generation,
             seconds=PARAMS_SECONDS,
         )
         _tell(connection, "main_key.upload_params_created", actor, found, {"params": str(params_id)})
@@ -128,11 +129,17 @@ def accept(services: Services, params_id: UUID, wrapped: bytes, algorithm: str, 
         raise
     key_id = uuid4()
     context = sealing_context(params.environment_id, key_id)
-    sealed = services.loop.run(_managed(services).wrap(material, context)).blob
+    sealed = services.loop.run(_managed(services).wrap(material, context))
     uri = MainKeyUri("uploaded", str(key_id))
     with services.database.write() as connection:
         _require_open(store.find_params(connection, params_id, lock=True), params_id)  # R2: one key, whoever is first
-        store.insert_key(connection, key_id=key_id, environment=params.environment, sealed=sealed)
+        store.insert_key(
+            connection,
+            key_id=key_id,
+            environment=params.environment,
+            sealed=sealed.blob,
+            generation=sealed.generation,
+        )
         store.end_params(connection, params_id, ParamsState.USED)
         environment = get_environment(connection, params.environment)
         facts = {"main_key": str(uri), "params": str(params_id), "algorithm": algorithm}
@@ -165,7 +172,11 @@ def delete(services: Services, uri: MainKeyUri, actor: str, *, reason: str = "")
 def end_expired(services: Services) -> int:
     """Destroy the private keys of parameters that have expired. Returns how many there were. Safe to repeat."""
     with services.database.write() as connection:
-        return store.end_expired_params(connection)
+        ended = store.end_expired_params(connection)
+        for params_id, row in ended:
+            environment, facts = get_environment(connection, row), {"params": str(params_id)}
+            _tell(connection, "main_key.upload_params_expired", services.owner, environment, facts)
+    return len(ended)
 
 
 def _open_params(services: Services, params_id: UUID) -> Params:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -21,6 +21,7 @@ from workers.embedded.ports import free_port
 from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import start_redis
 from workers.embedded.simulator import SimulatorClient
+from workers.embedded.stack import SIMULATOR, wait_for_simulator
 from workers.keyring import Keyring
 from workers.kms.managed import create_managed_key_file
 from workers.services import Services
@@ -40,15 +41,21 @@ PATIENCE_SECONDS = 1800
 class Bench:
     """A running installation, and what a bench does with it."""
 
+    folder: Path
     supervisor: Supervisor
     services: Services
     simulator: SimulatorClient
     publisher: KombuPublisher
     workers: list[str]
 
+    @property
+    def keyring(self) -> Keyring:
+        """A keyring that remembers no data key yet."""
+        return Keyring(self.services)
+
     def seed(self, name: str, *, data_keys: int, roots: int) -> Environment:
         """An environment of the usual tree: connection keys, hourly keys, job data keys spread evenly."""
-        keyring = Keyring(self.services)
+        keyring = self.keyring
         environment = keyring.create_environment("bench", name, actor="bench")
         reference = environment.environment_id
         keyring.create_data_keys(reference, None, 4)
@@ -67,9 +74,14 @@ class Bench:
         """Publish `main_key.rotated`."""
         self._publish("main_key.rotated", environment.environment_id)
 
-    def _publish(self, kind: str, environment: UUID, **data: str) -> None:
+    def say(self, kind: str, environment: Environment) -> str:
+        """Publish `main_key.revoked` or `main_key.restored`. Returns the event's id."""
+        return self._publish(kind, environment.environment_id)
+
+    def _publish(self, kind: str, environment: UUID, **data: str) -> str:
         event = Event(id=str(uuid4()), source="bench", type=kind, data={"environment": str(environment), **data})
         publish_event(self.publisher, event.to_bytes())
+        return event.id
 
     def latest(self, environment: Environment) -> Repack | None:
         """The environment's newest repack."""
@@ -102,6 +114,7 @@ def running_bench(kind: str, *, workers: int = 2, extra: dict[str, str] | None =
     with (
         tempfile.TemporaryDirectory(prefix="keyrepack-bench-") as folder,
         _database_url(kind, Path(folder)) as url,
+        ExitStack() as places,
         Supervisor(Path(folder) / "log") as supervisor,
     ):
         redis = start_redis(supervisor, Path(folder) / "redis")
@@ -109,7 +122,7 @@ def running_bench(kind: str, *, workers: int = 2, extra: dict[str, str] | None =
         simulator = SimulatorClient(f"http://127.0.0.1:{port}")
         supervisor.start(
             Child(
-                name="simulator",
+                name=SIMULATOR,
                 argv=[sys.executable, "-m", "workers.embedded.simulator", "--port", str(port)],
                 env=dict(os.environ),
             )
@@ -117,21 +130,39 @@ def running_bench(kind: str, *, workers: int = 2, extra: dict[str, str] | None =
         key_file = Path(folder) / "managed.key"
         create_managed_key_file(key_file)
         variables = _variables(url, redis.url, key_file) | simulator.environment | (extra or {})
-        os.environ.update(variables)
+        places.enter_context(_environment(variables))
         services = build_services(Settings())
         migrate(services.database)
         names = [f"worker-{number + 1}" for number in range(workers)]
         for name in names:
             _start(supervisor, name, variables, "worker", "--name", name)
         _start(supervisor, "beat", variables, "beat")
+        wait_for_simulator(supervisor, simulator)
         publisher = KombuPublisher(redis.url)
         try:
             yield Bench(
-                supervisor=supervisor, services=services, simulator=simulator, publisher=publisher, workers=names
+                folder=Path(folder),
+                supervisor=supervisor,
+                services=services,
+                simulator=simulator,
+                publisher=publisher,
+                workers=names,
             )
         finally:
             publisher.close()
             services.close()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """This process's environment for the length of a block: the next bench has settings of its own."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

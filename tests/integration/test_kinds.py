@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -12,47 +14,112 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import SecretStr
 
 from schemas.keys import MainKeyUri
-from schemas.states import Mode
+from schemas.states import Mode, RepackState
 from tests.servers import OpenBaoServer
 from workers import uploads
 from workers.compose import build_services
+from workers.embedded.simulator import SimulatorClient, running_simulator
 from workers.keyring import Keyring
-from workers.kms.managed import create_managed_key_file
+from workers.kms.managed import create_managed_key_file, rotate_managed_key_file
 from workers.repack import Request, start_repack, walk_slice
+from workers.resealing import reseal
 from workers.services import Services
 from workers.settings import Settings
-from workers.store.environments import find_environment, live_tops
+from workers.store.environments import Environment, find_environment, live_tops
+from workers.store.repacks import Repack, get_repack, latest_repack
 from workers.store.schema import migrate
 from workers.verify import verify_environment
+from workers.watching import look_now
 
 pytestmark = pytest.mark.acceptance
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+A_BATCH = 0.000_001
+"""Seconds of a slice that end it with its first batch: what happens between two of them can be done."""
 
 
-def upload(services: Services) -> MainKeyUri:
-    params = uploads.create_params(services, "acme/one", "ada")
-    public = load_pem_public_key(params.public_key.encode())
-    assert isinstance(public, rsa.RSAPublicKey)
-    wrapped = public.encrypt(os.urandom(32), OAEP)
-    return uploads.accept(services, params.params_id, wrapped, "RSAES_OAEP_SHA_256", "ada")
+class Story:
+    """One environment, and what its owner does to its main keys."""
+
+    def __init__(self, services: Services, managed_file: Path) -> None:
+        self.services, self.managed_file = services, managed_file
+        keyring = Keyring(services)
+        keyring.create_environment("acme", "one", actor="ada")
+        parent = keyring.create_wrapping_key("acme/one")
+        made = [*keyring.create_data_keys("acme/one", parent, 20), keyring.create_data_key("acme/one")]
+        self.material: dict[UUID, bytes] = {key.key_id: key.material for key in made}
+
+    @property
+    def environment(self) -> Environment:
+        with self.services.database.read() as connection:
+            return find_environment(connection, "acme/one")
+
+    def upload(self) -> MainKeyUri:
+        """A key of the customer's own making."""
+        params = uploads.create_params(self.services, "acme/one", "ada")
+        public = load_pem_public_key(params.public_key.encode())
+        assert isinstance(public, rsa.RSAPublicKey)
+        wrapped = public.encrypt(os.urandom(32), OAEP)
+        return uploads.accept(self.services, params.params_id, wrapped, "RSAES_OAEP_SHA_256", "ada")
+
+    def move(self, target: MainKeyUri, then: Callable[[], object]) -> None:
+        """A deep repack; as soon as its move has closed, `then` takes the old main key away."""
+        request = Request(environment=self.environment, target=target, mode=Mode.DEEP, actor="ada", override="a test")
+        repack, taken = start_repack(self.services, request), False
+        while walk_slice(self.services, repack.id):
+            with self.services.database.read() as connection:
+                repack = get_repack(connection, repack.id)
+            if repack.move_closed_at is not None and not taken:
+                then()
+                taken = True
+        assert taken
+        self.check(target)
+
+    def rotated(self, target: MainKeyUri) -> None:
+        """A look at the main key is followed by a shallow repack, by itself."""
+        before = self.latest()
+        look_now(self.services, str(target), settle=lambda _: None)
+        repack = self.latest()
+        assert repack is not None
+        assert (repack.mode, repack.actor) == (Mode.SHALLOW, "poller")
+        assert before is None or repack.id > before.id
+        while walk_slice(self.services, repack.id):
+            pass
+        self.check(target)
+
+    def latest(self) -> Repack | None:
+        with self.services.database.read() as connection:
+            return latest_repack(connection, self.environment.id)
+
+    def drop_old_lines(self) -> None:
+        """Leave the newest generation of the managed key alone in its file."""
+        comment, *_, newest = self.managed_file.read_text().splitlines(keepends=True)
+        self.managed_file.write_text(comment + newest)
+
+    def check(self, target: MainKeyUri) -> None:
+        """The last repack has ended, nothing hangs from another key, and each key opens as it was born."""
+        repack = self.latest()
+        assert repack is not None
+        assert repack.state == RepackState.FINISHED
+        self.services.cache.clear()
+        report = verify_environment(self.services, self.environment)
+        assert (report.stale, report.draining, report.named) == (0, 0, [])
+        with self.services.database.read() as connection:
+            assert [top.main_key for top in live_tops(connection, self.environment.id)] == [str(target)]
+        keyring = Keyring(self.services)
+        assert {key: keyring.unwrap(key) for key in self.material} == self.material
 
 
-def repack(services: Services, target: MainKeyUri | None, mode: Mode = Mode.DEEP) -> None:
-    with services.database.read() as connection:
-        environment = find_environment(connection, "acme/one")
-    request = Request(environment=environment, target=target, mode=mode, actor="ada", override="a test")
-    started = start_repack(services, request)
-    while walk_slice(services, started.id):
-        pass
-    report = verify_environment(services, environment)
-    assert (report.stale, report.draining, report.named) == (0, 0, [])
-    with services.database.read() as connection:
-        tops = live_tops(connection, environment.id)
-    assert [top.main_key for top in tops] == [str(target or tops[0].main_key)]
+@pytest.fixture
+def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorClient]:
+    with running_simulator() as client:
+        for name, value in client.environment.items():
+            monkeypatch.setenv(name, value)
+        yield client
 
 
-def test_managed_uploaded_openbao_and_back(openbao_server: OpenBaoServer, tmp_path: Path) -> None:
-    """Each deep repack leaves nothing under the old kind, every key opens as it was, and a rotation is followed."""
+@pytest.fixture
+def story(openbao_server: OpenBaoServer, simulator: SimulatorClient, tmp_path: Path) -> Iterator[Story]:
+    """On the platform's own key."""
     create_managed_key_file(tmp_path / "managed.key")
     token = tmp_path / "token"
     token.write_text(openbao_server.root_token)
@@ -62,27 +129,49 @@ def test_managed_uploaded_openbao_and_back(openbao_server: OpenBaoServer, tmp_pa
         managed_key_file=tmp_path / "managed.key",
         openbao_address=openbao_server.address,
         openbao_token_file=token,
+        slice_seconds=A_BATCH,
     )
     services = build_services(settings)
-    try:
-        migrate(services.database)
-        keyring = Keyring(services)
-        keyring.create_environment("acme", "one", actor="ada")
-        parent = keyring.create_wrapping_key("acme/one")
-        made = [keyring.create_data_key("acme/one", parent) for _ in range(20)]
-        made.append(keyring.create_data_key("acme/one"))
-        bao = MainKeyUri.parse("openbao:team/transit/kinds")
-        openbao_server.ask("POST", "team/transit/keys/kinds", {})
-        first, second = upload(services), upload(services)
-        for target in (first, second, bao, MainKeyUri.parse("managed:"), bao):
-            repack(services, target)
-        openbao_server.ask("POST", "team/transit/keys/kinds/rotate", {})
-        repack(services, None, Mode.SHALLOW)
-        for uri in (first, second):
-            uploads.delete(services, uri, "ada")
-        (tmp_path / "managed.key").unlink()
-        openbao_server.ask("POST", "team/transit/keys/kinds/config", {"min_decryption_version": 2})
-        for key in made:
-            assert Keyring(services).unwrap(key.key_id) == key.material
-    finally:
-        services.close()
+    migrate(services.database)
+    yield Story(services, tmp_path / "managed.key")
+    services.close()
+
+
+def test_managed_uploaded_openbao_aws_and_back(
+    story: Story, openbao_server: OpenBaoServer, simulator: SimulatorClient
+) -> None:
+    """Each main key goes as soon as its move has closed, and is missed by nothing; each rotation is followed."""
+    services, away = story.services, story.managed_file.with_name("elsewhere")
+    managed, bao = MainKeyUri("managed", ""), MainKeyUri("openbao", "team/transit/kinds")
+    transit = "team/transit/keys/kinds"
+    rotate_managed_key_file(story.managed_file)
+    story.rotated(managed)
+    story.drop_old_lines()
+
+    def follow_managed() -> None:
+        """The uploaded key stays sealed by the managed key: its older generations are what can go."""
+        rotate_managed_key_file(story.managed_file)
+        assert reseal(services) == 2
+        story.drop_old_lines()
+
+    first, second = story.upload(), story.upload()
+    story.move(first, then=follow_managed)
+    story.move(second, then=lambda: uploads.delete(services, first, "ada"))
+
+    def leave_uploaded() -> None:
+        uploads.delete(services, second, "ada")
+        story.managed_file.rename(away)
+
+    openbao_server.ask("POST", transit, {})
+    story.move(bao, then=leave_uploaded)
+    openbao_server.ask("POST", f"{transit}/rotate", {})
+    story.rotated(bao)
+    openbao_server.ask("POST", f"{transit}/config", {"min_decryption_version": 2, "deletion_allowed": True})
+
+    aws = simulator.create_main_key()
+    story.move(aws, then=lambda: openbao_server.ask("DELETE", transit))
+    simulator.rotate(aws.name)
+    story.rotated(aws)
+
+    away.rename(story.managed_file)
+    story.move(managed, then=lambda: simulator.delete(aws.name))

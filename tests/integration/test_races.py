@@ -10,19 +10,20 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from schemas.states import Mode, RepackState, Stage
 from tests.engine import World, chain_of_keys
 from tests.oracle import Oracle
 from tests.poll import poll
-from workers import renewal
+from workers import locking, renewal
 from workers.keyring import Keyring
 from workers.renewal import MintBatch, RenewWalk
 from workers.repack import walk_slice
 from workers.services import Services
 from workers.store import models
 from workers.store.database import Database
-from workers.store.environments import Environment, get_environment
+from workers.store.environments import Environment, create_environment, get_environment
 from workers.store.repacks import Repack
 from workers.store.schema import migrate
 from workers.store.shards import claim_shard
@@ -292,3 +293,24 @@ def get_environment_of(world: World, repack: Repack) -> Environment:
     """A repack's environment."""
     with world.main.database.read() as connection:
         return get_environment(connection, repack.environment)
+
+
+def test_a_workspace_is_revoked_while_an_environment_is_created_in_it(world: World) -> None:
+    """R8: a revocation waits for a creation that is under way, and locks what it made."""
+    world.environment("acme/one")
+    done: list[list[Environment]] = []
+
+    def revoke() -> None:
+        done.append(locking.revoke_workspace(world.process(), "acme", actor="customer"))
+
+    thread = threading.Thread(target=revoke)
+    with world.main.database.write() as connection:
+        newborn = create_environment(connection, workspace="acme", name="two", main_key="memory:a", generation="1")
+        thread.start()
+        if connection.dialect.name == "postgresql":
+            waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            poll(lambda: connection.execute(waiting).scalar_one(), 10, "the revocation waits")
+    thread.join(20)
+    assert newborn.id in {one.id for one in done[0]}
+    with world.main.database.read() as connection:
+        assert get_environment(connection, newborn.id).lock_cause == "revoked"

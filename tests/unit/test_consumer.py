@@ -9,18 +9,23 @@ from uuid import uuid4
 
 import pytest
 from kombu import Connection
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from producers.topology import EVENTS
 from schemas.events import Event
 from workers import consumer as module
 from workers.app import make_app
+from workers.compose import build_services
 from workers.consumer import EventConsumer
 from workers.embedded.ports import free_port
+from workers.keyring import Keyring
+from workers.kms.memory import MemoryKms
 from workers.settings import Settings
 from workers.sources import Sources
 from workers.store import models
 from workers.store.database import Database
+from workers.store.environments import get_environment
 from workers.store.schema import migrate
 
 
@@ -92,6 +97,33 @@ def test_an_event_is_recorded_acknowledged_and_woken_for(database: Database, wak
     assert message.became == ["acknowledged after 1"]
     assert rows(database, "inbox") == [event.id]
     assert wakes.events == [1]
+
+
+def test_a_revocation_is_done_before_the_broker_hears_of_it(
+    database: Database, wakes: Wakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: a broker that stops once it has handed a revocation out holds nothing up; the repeat that follows is none."""
+    settings = Settings(database_url=SecretStr(str(database.engine.url)))
+    services = build_services(settings, providers=[MemoryKms()])
+    monkeypatch.setattr(module, "services", lambda: services)
+    environment = Keyring(services).create_environment("acme", "one", main_key="memory:a", actor="test")
+    data = {"environment": str(environment.environment_id)}
+    body = Event(id="1", source="test", type="main_key.revoked", data=data).to_bytes()
+    stopped, again, step = Message(body), Message(body), consumer_on(database)
+
+    def stop() -> None:
+        raise ConnectionError
+
+    stopped.ack = stop  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        step.on_message(stopped)
+    with database.read() as connection:
+        locked = get_environment(connection, environment.id)
+    step.on_message(again)
+    with database.read() as connection:
+        assert get_environment(connection, environment.id) == locked
+    services.close()
+    assert (locked.lock_cause, again.became, wakes.events) == ("revoked", ["acknowledged"], [])
 
 
 def test_a_repeat_is_acknowledged(database: Database, wakes: Wakes) -> None:

@@ -8,15 +8,16 @@ from schemas.states import Mode, RepackState, Stage
 from tests.engine import Actor, World, usual_tree
 from tests.steps import until
 from workers import locking, steering
-from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable
+from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable, RepackConflict
 from workers.keyring import Keyring
 from workers.locking import Lock
 from workers.repack import walk_slice
 from workers.store.audit import verify_chain
 from workers.store.environments import Environment, find_environment
 from workers.store.models import audit, outbox
-from workers.store.repacks import Repack
+from workers.store.repacks import Repack, get_repack
 from workers.verify import verify_environment
+from workers.wake import Silence
 
 
 def lock_of(world: World, environment: Environment) -> str | None:
@@ -93,10 +94,49 @@ def test_a_workspace_is_revoked_whole_or_not_at_all(world: World) -> None:
         raise RuntimeError("the inbox is away")
 
     with pytest.raises(RuntimeError):
-        locking.revoke(world.main, environments, actor="customer", settle=fail)
+        locking.revoke_workspace(world.main, "acme", actor="customer", settle=fail)
     assert [lock_of(world, one) for one in environments] == [None, None]
-    revoke(world, *environments)
+    assert lock_of(world, world.environment("acme/new")) is None
+    assert len(locking.revoke_workspace(world.main, "acme", actor="customer")) == 3
     assert [lock_of(world, one) for one in environments] == [Lock.REVOKED, Lock.REVOKED]
+
+
+def test_what_is_created_in_a_revoked_workspace_is_born_locked(world: World) -> None:
+    """R8: it takes no key until the workspace is restored, and is told as locked; other workspaces' are not."""
+    world.environment("acme/production")
+    locking.revoke_workspace(world.main, "acme", actor="customer", reason="offboarding")
+    newborn, other = world.environment("acme/staging"), world.environment("other/staging")
+    assert (newborn.lock_cause, newborn.lock_detail, newborn.epoch) == (Lock.REVOKED, "offboarding", 1)
+    assert other.lock_cause is None
+    with pytest.raises(EnvironmentLocked):
+        world.keyring.create_data_key(newborn.environment_id)
+    assert len(world.rows(outbox, outbox.c.type == "environment.locked")) == 2
+    locking.restore_workspace(world.main, "acme", actor="customer")
+    key = world.keyring.create_data_key(newborn.environment_id)
+    assert Keyring(world.process()).unwrap(key.key_id) == key.material
+    assert lock_of(world, world.environment("acme/new")) is None
+
+
+def test_one_environment_is_given_back_while_its_workspace_stays_revoked(world: World) -> None:
+    """The customer's word on one environment holds for it; what is created there is still born locked."""
+    first = world.environment("acme/production")
+    locking.revoke_workspace(world.main, "acme", actor="customer")
+    restore(world, first)
+    assert lock_of(world, first) is None
+    assert world.environment("acme/staging").lock_cause == Lock.REVOKED
+
+
+def test_a_workspaces_revocation_and_return_are_audited_once(world: World) -> None:
+    """R2, R11: the same word twice is one record, with the environments that it locked."""
+    environment = world.environment("acme/production")
+    for turn in (locking.revoke_workspace, locking.restore_workspace):
+        assert [one.id for one in turn(world.main, "acme", actor="customer")] == [environment.id]
+        assert turn(world.main, "acme", actor="customer") == []
+    records = [row for row in world.rows(audit) if row["action"].startswith("workspace.")]
+    assert [row["action"] for row in records] == ["workspace.revoked", "workspace.restored"]
+    assert all(str(environment.environment_id) in row["facts"] for row in records)
+    with world.main.database.read() as connection:
+        assert verify_chain(connection).whole
 
 
 def started(world: World, environment: Environment, *, steps: int) -> Repack:
@@ -127,6 +167,66 @@ def test_a_running_repack_is_parked_and_goes_on_by_itself(world: World, steps: i
     assert world.look(repack).is_running
     assert world.run(repack).state == RepackState.FINISHED
     assert {key: Keyring(world.main).unwrap(key) for key in keys} == keys
+
+
+def test_a_workspace_revoked_in_mid_run_parks_every_run(world: World) -> None:
+    """Each goes on by itself with the workspace's return, from wherever it was, and loses nothing."""
+    environments = [world.environment(f"acme/{name}") for name in ("production", "staging")]
+    keys = [usual_tree(world, environment) for environment in environments]
+    repacks = [
+        started(world, environment, steps=steps) for environment, steps in zip(environments, (5, 25), strict=True)
+    ]
+    locking.revoke_workspace(world.main, "acme", actor="customer")
+    assert [world.look(repack).block_side for repack in repacks] == ["environment", "environment"]
+    locking.restore_workspace(world.main, "acme", actor="customer")
+    assert [world.run(repack).state for repack in repacks] == [RepackState.FINISHED] * 2
+    for known in keys:
+        assert {key: Keyring(world.main).unwrap(key) for key in known} == known
+
+
+def test_a_replacement_asked_for_while_parked_is_allowed_after_an_abort(world: World) -> None:
+    """Parked by its new main key: another replacement conflicts until this one is aborted; then it goes all the way."""
+    environment = world.environment()
+    keys = usual_tree(world, environment)
+    repack = world.start(environment, "memory:b")
+    world.kms.set_state("b", Cause.DISABLED)
+    assert world.run(repack).state == RepackState.BLOCKED
+    with pytest.raises(RepackConflict):
+        world.start(environment, "memory:c")
+    steering.abort(world.main, world.look(repack), actor="operator")
+    assert world.repack(environment, "memory:c").state == RepackState.FINISHED
+    assert {key: Keyring(world.process()).unwrap(key) for key in keys} == keys
+
+
+def test_a_replacement_asked_for_while_revoked_waits_for_the_return(world: World) -> None:
+    """A locked environment takes no replacement, not even after an abort; given back, it does."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    repack = world.start(environment, "memory:b")
+    revoke(world, environment)
+    for _ in range(2):
+        with pytest.raises(EnvironmentLocked):
+            world.start(environment, "memory:c")
+        steering.abort(world.main, world.look(repack), actor="operator")
+    restore(world, environment)
+    assert world.repack(environment, "memory:c").state == RepackState.FINISHED
+
+
+def test_a_parked_repack_is_woken_once_its_return_is_committed(world: World) -> None:
+    """Whoever answers the wake-up finds a repack that runs; a broker that hangs then holds no lock and no return up."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    repack = world.start(environment)
+    revoke(world, environment)
+    found = []
+
+    class Looking(Silence):
+        def repack(self, repack: int, *, times: int = 1) -> None:
+            with world.process().database.read() as connection:
+                found.append(get_repack(connection, repack).is_running)
+
+    locking.restore(world.process(wake=Looking()), [environment], actor="customer")
+    assert (found, world.look(repack).is_running) == ([True], True)
 
 
 def test_no_batch_commits_after_a_revocation(world: World) -> None:

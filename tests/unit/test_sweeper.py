@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 from schemas.states import RepackState, Stage
 from tests.engine import World, usual_tree
 from tests.steps import until
+from workers import uploads
 from workers.certificate import STATEMENT
 from workers.errors import Cause
 from workers.intake import take_event
+from workers.kms.managed import ManagedKms, create_managed_key_file
+from workers.kms.registry import KmsRegistry
+from workers.kms.uploaded import UploadedKms
 from workers.repack import walk_slice
+from workers.services import Services
 from workers.sources import Sources
 from workers.steering import pause
 from workers.store import models
 from workers.store.shards import claim_shard
+from workers.store.uploads import load_sealed
 from workers.sweeper import sweep
 
 
@@ -94,6 +104,29 @@ def test_an_event_without_its_effect_is_woken(world: World) -> None:
     )
     row = take_event(world.main.database, body.encode(), sources=Sources(None, allow_unsigned=True))
     assert woken(world).events == [row]
+
+
+def test_upload_parameters_end_with_their_day(world: World, tmp_path: Path) -> None:
+    """Whoever never uploads leaves no private key behind: a sweep destroys it a day later, and tells it once."""
+    assert world.clock is not None
+    world.environment()
+    services = with_managed_key(world, tmp_path)
+    params = uploads.create_params(services, "acme/production", "customer")
+    assert sweep(services).expired == 0
+    world.clock.let_pass(uploads.PARAMS_SECONDS + 1)
+    assert (sweep(services).expired, sweep(services).expired) == (1, 0)
+    [row] = world.rows(models.upload_params)
+    assert (row["state"], row["wrapped_key"], row["sealed_private_key"]) == ("expired", None, None)
+    [told] = world.rows(models.audit, models.audit.c.action == "main_key.upload_params_expired")
+    assert str(params.params_id) in told["facts"]
+
+
+def with_managed_key(world: World, folder: Path) -> Services:
+    """A process that serves the platform's own key too, and what is uploaded under it."""
+    create_managed_key_file(folder / "managed.key")
+    services, managed = world.process(), ManagedKms(folder / "managed.key")
+    providers = [world.kms, managed, UploadedKms(managed, partial(load_sealed, services.database))]
+    return replace(services, kms=KmsRegistry(providers))
 
 
 def test_the_certificate(world: World) -> None:

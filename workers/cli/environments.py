@@ -48,7 +48,8 @@ def create(
             raise _exists(place) from None
         with services.database.read() as connection:
             document = view_environment(connection, find_environment(connection, place))
-    text = f"Environment {place} is there: {document['id']}, on {document['main_key']}"
+    lock = f"; locked, its workspace is {document['lock']}" if document["lock"] else ""
+    text = f"Environment {place} is there: {document['id']}, on {document['main_key']}{lock}"
     say(document, lambda out: out.print(text))
 
 

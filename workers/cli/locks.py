@@ -25,7 +25,8 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the audit.")]
 def revoke(scope: Scope, reason: Reason, as_json: AsJson = False) -> None:
     """Lock an environment, or all of a workspace, at once: every process drops its keys and refuses.
 
-    Running repacks are parked, and go on by themselves once `main-key restore` gives the key back.
+    What is created in a revoked workspace is locked from its beginning. Running repacks are parked, and go on by
+    themselves once `main-key restore` gives the key back.
     """
     _turn("revoke", scope, reason)
 
@@ -37,15 +38,15 @@ def restore(scope: Scope, reason: Reason = "", as_json: AsJson = False) -> None:
 
 def _turn(act: str, scope: str, reason: str) -> None:
     from workers import locking
-    from workers.store.environments import get_environment
 
-    turn: Callable[..., list[Environment]] = getattr(locking, act)
+    is_workspace = "/" not in scope and not _is_id(scope)
+    turn: Callable[..., list[Environment]] = getattr(locking, f"{act}_workspace" if is_workspace else act)
     with opened(wakes=True) as services:
         with services.database.read() as connection:
             found = environments_of(connection, scope)
-        changed = {one.id for one in turn(services, found, actor=actor(), reason=reason)}
+        changed = {one.id for one in turn(services, scope if is_workspace else found, actor=actor(), reason=reason)}
         with services.database.read() as connection:
-            now = [get_environment(connection, one.id) for one in found]
+            now = environments_of(connection, scope)
     documents = [
         {
             "environment": str(one),

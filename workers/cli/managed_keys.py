@@ -1,15 +1,19 @@
-"""managed-key create, rotate."""
+"""managed-key create, rotate, list."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.errors import KeyrepackError
-from workers.cli.output import AsJson, Command, say
-from workers.cli.session import read_settings
+from workers.cli.output import AsJson, Command, amount, say, table
+from workers.cli.session import opened, read_settings
+
+if TYPE_CHECKING:
+    from workers.inventory import ManagedGeneration
 
 File = Annotated[Path | None, typer.Option(help="The file; KEYREPACK_MANAGED_KEY_FILE if not given.")]
 
@@ -29,13 +33,44 @@ def create(file: File = None, as_json: AsJson = False) -> None:
 def rotate(file: File = None, as_json: AsJson = False) -> None:
     """Add a generation to the platform's own main key; the older ones still open what they wrapped.
 
-    Then publish `main_key.rotated` for its environments, or run `keyrepack main-key replace ENV managed:`.
+    Its environments and the uploaded keys follow by themselves; `keyrepack managed-key list` says what is left.
     """
     from workers.kms.managed import rotate_managed_key_file
 
     path = _path(file)
     generation = rotate_managed_key_file(path)
     _say(path, generation, f"The managed key in {path} wraps by generation {generation} from now on.")
+
+
+def list_all(file: File = None, as_json: AsJson = False) -> None:
+    """List the generations of the platform's own main key, and what still hangs from each.
+
+    A line may leave the file once nothing does, and once no backup is left of a time when something did.
+    """
+    from workers.inventory import list_managed_generations
+    from workers.kms.managed import managed_generations
+
+    path = _path(file)
+    with opened() as services:
+        found = list_managed_generations(services, managed_generations(path))
+    documents = [asdict(one) | {"is_needed": one.is_needed} for one in found]
+    rows = [
+        (one.generation or "not known", amount(one.roots), amount(one.uploaded_keys), amount(one.upload_params),
+         _verdict(one))
+        for one in found
+    ]  # fmt: skip
+    columns = ["generation", "roots ", "uploaded keys ", "upload parameters ", ""]
+    say({"file": str(path), "generations": documents}, lambda out: out.print(table(columns, rows)))
+
+
+def _verdict(found: ManagedGeneration) -> str:
+    if found.generation is None:
+        return "housekeeping finds out"
+    if not found.is_in_file:
+        return "MISSING in the file: what hangs from it does not open"
+    if found.is_current:
+        return "wraps"
+    return "needed" if found.is_needed else "needed for nothing"
 
 
 def _path(file: Path | None) -> Path:
@@ -61,4 +96,4 @@ def _say(path: Path, generation: str, text: str) -> None:
     say({"file": str(path), "generation": generation}, lambda out: out.print(text))
 
 
-COMMANDS: dict[str, Command] = {"create": create, "rotate": rotate}
+COMMANDS: dict[str, Command] = {"create": create, "rotate": rotate, "list": list_all}

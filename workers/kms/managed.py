@@ -114,6 +114,11 @@ def create_managed_key_file(path: Path) -> str:
     return generation
 
 
+def managed_generations(path: Path) -> list[str]:
+    """The generations in the file, oldest first: the last one wraps. Raises NotConfigured."""
+    return list(_read(path).secrets)
+
+
 def rotate_managed_key_file(path: Path) -> str:
     """Append a generation, which wraps from now on; returns it. Replaced whole: a reader sees the old file or the new.
 

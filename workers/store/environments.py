@@ -13,6 +13,7 @@ from schemas.keys import TopState
 from workers.errors import AlreadyThere, NotFound
 from workers.store.models import data_keys, environments, root_wraps, top_versions, wrapping_keys
 from workers.store.types import db_now
+from workers.store.workspaces import share_workspace
 
 _LOCKS = 0x6B70
 """The class of our advisory locks ("kp"). The object is the environment's row in 31 bits: sharing one is harmless."""
@@ -53,6 +54,7 @@ def create_environment(
     connection: Connection, *, workspace: str, name: str, main_key: str, generation: str | None
 ) -> Environment:
     """A new environment whose first top version is `main_key`. Raises AlreadyThere."""
+    share_workspace(connection, workspace)  # R8: a revocation of the workspace sees it, or is seen by it
     values = {"environment_id": uuid4(), "workspace": workspace, "name": name, "created_at": db_now()}
     try:
         with connection.begin_nested():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from workers.store.models import (
     main_keys,
     root_wraps,
     top_versions,
+    upload_params,
+    uploaded_keys,
     wrapping_keys,
     wrapping_versions,
 )
@@ -150,6 +153,29 @@ def key_ids(connection: Connection, kind: KeyKind, rows: list[int]) -> dict[int,
         query = select(table.c.id, table.c.key_id).where(table.c.id.in_(rows[start : start + MANY]))
         found.update({row.id: row.key_id for row in connection.execute(query)})
     return found
+
+
+def hanging_from(connection: Connection, main_key: str) -> dict[str, Counter[str | None]]:
+    """What the platform's own main key wraps, counted by generation: roots, uploaded keys, open upload parameters.
+
+    None: from before generations were written down.
+    """
+    is_its = and_(
+        top_versions.c.environment == root_wraps.c.environment,
+        top_versions.c.version == root_wraps.c.top_version,
+        top_versions.c.main_key == main_key,
+    )
+    queries = {
+        "roots": select(root_wraps.c.generation, func.count()).join_from(root_wraps, top_versions, is_its),
+        "uploaded_keys": select(uploaded_keys.c.generation, func.count()).where(uploaded_keys.c.sealed.is_not(None)),
+        "upload_params": select(upload_params.c.generation, func.count()).where(
+            upload_params.c.wrapped_key.is_not(None)
+        ),
+    }
+    return {
+        name: Counter({row[0]: row[1] for row in connection.execute(query.group_by(query.selected_columns[0]))})
+        for name, query in queries.items()
+    }
 
 
 def every_key(connection: Connection, environment: int) -> Iterator[LostKey]:

@@ -56,6 +56,14 @@ environments = Table(
     UniqueConstraint("workspace", "name"),
 )
 
+revoked_workspaces = Table(
+    "revoked_workspaces",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("revoked_at", Float, nullable=False),
+)
+
 top_versions = Table(
     "top_versions",
     metadata,
@@ -341,6 +349,7 @@ upload_params = Table(
     Column("state", Text, nullable=False),  # ParamsState
     Column("wrapped_key", LargeBinary),  # opens the private key; wrapped by `managed:`
     Column("sealed_private_key", LargeBinary),
+    Column("generation", Text),  # of `managed:`, that wraps it; null: from before it was written down
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
@@ -360,6 +369,7 @@ uploaded_keys = Table(
     Column("key_id", Uid, nullable=False, unique=True),
     Column("environment", BigId, ForeignKey("environments.id"), nullable=False),
     Column("sealed", LargeBinary),  # wrapped by `managed:`; null: deleted
+    Column("generation", Text),  # of `managed:`, that seals it; null: from before it was written down
     Column("created_at", Float, nullable=False),
     Column("deleted_at", Float),
 )

@@ -37,6 +37,17 @@ class Params:
     is_expired: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSeal:
+    """An uploaded key that is there, with the generation of the platform's own that seals it."""
+
+    row: int
+    key_id: UUID
+    environment_id: UUID
+    sealed: bytes = field(repr=False)
+    generation: str | None
+
+
 def insert_params(
     connection: Connection,
     *,
@@ -44,12 +55,13 @@ def insert_params(
     environment: int,
     wrapped_key: bytes,
     sealed_private_key: bytes,
+    generation: str | None,
     seconds: float,
 ) -> float:
     """New parameters that expire in `seconds`. Returns when: seconds since the epoch."""
     now = read_clock(connection)
     values = {"params_id": params_id, "environment": environment, "state": ParamsState.OPEN, "created_at": now}
-    sealed = {"wrapped_key": wrapped_key, "sealed_private_key": sealed_private_key}
+    sealed = {"wrapped_key": wrapped_key, "sealed_private_key": sealed_private_key, "generation": generation}
     connection.execute(insert(upload_params).values(**values, **sealed, expires_at=now + seconds))
     return now + seconds
 
@@ -83,17 +95,21 @@ def end_params(connection: Connection, params_id: UUID, state: ParamsState) -> N
     connection.execute(update(upload_params).where(condition).values(state=state, ended_at=db_now(), **_DESTROYED))
 
 
-def end_expired_params(connection: Connection) -> int:
-    """Destroy the private keys of all parameters that have expired. Returns how many there were."""
-    condition = (upload_params.c.state == ParamsState.OPEN) & (upload_params.c.expires_at <= db_now())
+def end_expired_params(connection: Connection) -> list[tuple[UUID, int]]:
+    """Destroy the private keys of all parameters that have expired. Returns (id, environment) of each."""
+    columns = upload_params.c
+    condition = (columns.state == ParamsState.OPEN) & (columns.expires_at <= db_now())
     values = {"state": ParamsState.EXPIRED, "ended_at": db_now(), **_DESTROYED}
-    return connection.execute(update(upload_params).where(condition).values(values)).rowcount
+    statement = update(upload_params).where(condition).values(values)
+    return [(row[0], row[1]) for row in connection.execute(statement.returning(columns.params_id, columns.environment))]
 
 
-def insert_key(connection: Connection, *, key_id: UUID, environment: int, sealed: bytes) -> None:
-    """A new uploaded key."""
-    values = {"key_id": key_id, "environment": environment, "sealed": sealed, "created_at": db_now()}
-    connection.execute(insert(uploaded_keys).values(values))
+def insert_key(
+    connection: Connection, *, key_id: UUID, environment: int, sealed: bytes, generation: str | None
+) -> None:
+    """A new uploaded key, sealed by this generation of the platform's own."""
+    values = {"key_id": key_id, "environment": environment, "sealed": sealed, "generation": generation}
+    connection.execute(insert(uploaded_keys).values(**values, created_at=db_now()))
 
 
 def find_key(connection: Connection, key_id: UUID) -> SealedKey | None:
@@ -113,11 +129,34 @@ def load_sealed(database: Database, key_id: UUID) -> SealedKey | None:
         return find_key(connection, key_id)
 
 
-def shred_key(connection: Connection, key_id: UUID) -> bool:
-    """Overwrite the sealed bytes of a key. Returns whether there were any."""
-    condition = (uploaded_keys.c.key_id == key_id) & uploaded_keys.c.sealed.is_not(None)
-    values = {"sealed": None, "deleted_at": db_now()}
+def sealed_otherwise(connection: Connection, generation: str, *, after: int, limit: int) -> list[StoredSeal]:
+    """A page of the keys that another generation of the platform's own seals, or one that nobody wrote down."""
+    columns = uploaded_keys.c
+    is_other = columns.generation.is_(None) | (columns.generation != generation)
+    query = (
+        select(
+            columns.id.label("row"), columns.key_id, environments.c.environment_id, columns.sealed, columns.generation
+        )
+        .join(environments, environments.c.id == columns.environment)
+        .where(columns.sealed.is_not(None), is_other, columns.id > after)
+        .order_by(columns.id)
+        .limit(limit)
+    )
+    return [StoredSeal(**row) for row in connection.execute(query).mappings()]
+
+
+def replace_seal(connection: Connection, seal: StoredSeal, *, sealed: bytes, generation: str | None) -> bool:
+    """Swap a key's sealed bytes, with their generation. False where they are not what they were (R2)."""
+    condition = (uploaded_keys.c.id == seal.row) & (uploaded_keys.c.sealed == seal.sealed)
+    values = {"sealed": sealed, "generation": generation}
     return connection.execute(update(uploaded_keys).where(condition).values(values)).rowcount == 1
 
 
-_DESTROYED = {"wrapped_key": None, "sealed_private_key": None}
+def shred_key(connection: Connection, key_id: UUID) -> bool:
+    """Overwrite the sealed bytes of a key. Returns whether there were any."""
+    condition = (uploaded_keys.c.key_id == key_id) & uploaded_keys.c.sealed.is_not(None)
+    values = {"sealed": None, "generation": None, "deleted_at": db_now()}
+    return connection.execute(update(uploaded_keys).where(condition).values(values)).rowcount == 1
+
+
+_DESTROYED = {"wrapped_key": None, "sealed_private_key": None, "generation": None}

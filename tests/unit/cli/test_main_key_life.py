@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from schemas.keys import MainKeyUri
 from tests.unit.cli.conftest import Keyrepack
 from workers.locking import Lock
+from workers.store import main_keys
 from workers.store.environments import find_environment, lock_environment, set_lock
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/11111111-2222-3333-4444-555555555555"
@@ -95,6 +96,8 @@ def test_a_key_is_uploaded_put_in_force_and_deleted(seeded: Keyrepack) -> None:
     seeded.done("main-key", "replace", "acme/production", uri)
     seeded.work()
     assert seeded.done("environment", "show", "acme/production")["main_key"] == uri
+    [repack] = seeded.done("repack", "list")["repacks"]
+    assert "It stays needed: it seals" in seeded.done("certificate", repack["id"])["statement"]
     assert seeded.done("main-key", "delete-upload", uri, "--reason", "as asked for")["deleted"] is True
     assert seeded.done("main-key", "delete-upload", uri, "--reason", "as asked for")["deleted"] is False
     assert seeded("verify", "acme/production").status == 1
@@ -216,3 +219,40 @@ def test_doctor_of_an_environment_that_is_not_there(seeded: Keyrepack) -> None:
     """It is a fault among the others."""
     answer = seeded("doctor", "acme/nowhere", "--json")
     assert "environment" in [one["check"] for one in answer.document["findings"] if not one["ok"]]
+
+
+def test_what_is_created_in_a_revoked_workspace_says_so(seeded: Keyrepack) -> None:
+    """Locked from its beginning, and given back with the others."""
+    seeded.done("main-key", "revoke", "acme", "--reason", "asked by phone")
+    assert "locked, its workspace is revoked" in seeded("environment", "create", "acme/staging").out
+    shown = seeded.done("environment", "show", "acme/staging")
+    assert (shown["lock"], shown["lock_detail"]) == ("revoked", "asked by phone")
+    given_back = seeded.done("main-key", "restore", "acme")["environments"]
+    assert [(one["environment"], one["lock"]) for one in given_back] == [
+        ("acme/production", None),
+        ("acme/staging", None),
+    ]
+
+
+def test_the_managed_keys_generations_are_listed_with_what_hangs_from_each(seeded: Keyrepack) -> None:
+    """The old one is needed as long as a root hangs from it."""
+    fresh = seeded.done("managed-key", "rotate")["generation"]
+    old, new = seeded.done("managed-key", "list")["generations"]
+    assert (old["roots"], old["is_needed"]) == (5, True)
+    assert (new["generation"], new["roots"], new["is_current"]) == (fresh, 0, True)
+    seeded.done("main-key", "replace", "acme/production", "managed:", "--mode", "shallow")
+    seeded.work()
+    assert "needed for nothing" in seeded("managed-key", "list").out
+
+
+def test_a_hidden_generation_is_told(seeded: Keyrepack) -> None:
+    """The status says that the roots are rewrapped on a timer, and how often."""
+    services = seeded.services()
+    with services.database.write() as connection:
+        main_keys.register(connection, interval=300)
+        seen = {"generation": None, "cause": None, "detail": "", "answered": True}
+        main_keys.record_look(connection, "managed:", **seen, usual=300)
+    services.close()
+    [view] = seeded.done("main-key", "list")["main_keys"]
+    assert (view["hides_generation"], view["rewrapped_every_days"]) == (True, 90)
+    assert "rewrapped on a timer, every 90 days" in seeded("main-key", "list").out
