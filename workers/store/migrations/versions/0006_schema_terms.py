@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column("oldest_program", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schema_terms")),
     )
-    op.execute("INSERT INTO schema_terms (id, oldest_program) VALUES (1, '0005')")
+    op.execute("INSERT INTO schema_terms (id, oldest_program) VALUES (1, '0006')")
 
 
 def downgrade() -> None:
