@@ -129,6 +129,7 @@ OUTBOUND: dict[str, str] = {
     "main_key.rotation_seen": "The KMS has rotated a main key; a repack follows it.",
     "environment.locked": "An environment's data is unavailable to everyone: its main key was revoked or is refused.",
     "environment.unlocked": "An environment's main key is back; its data is readable again.",
+    "environment.reconciled": "What a restored backup brought back is mended as a witness told; the facts say how.",
     "environment.lost": "An environment's main key is deleted for good; its keys can never be opened again.",
 }
 """The events this system tells, by type (R11)."""

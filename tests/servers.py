@@ -64,6 +64,42 @@ class PostgresServer:
 
     port: int
     folder: Path
+    _supervisor: Supervisor = field(repr=False)
+    _child: Child = field(repr=False)
+
+    def kill(self) -> None:
+        """SIGKILL, for the server and whatever it runs: it is gone when this returns."""
+        self._supervisor.kill(self._child.name, signal.SIGKILL, restart=False)
+        deadline = time.monotonic() + READY_SECONDS
+        while self._supervisor.pid(self._child.name) is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def start(self) -> None:
+        """Start it again where it was; it recovers by its log. A no-op where it runs."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if self._supervisor.pid(self._child.name) is None:
+                self._supervisor.start(self._child)
+            if _answers_in_time(self._supervisor, self.port):
+                return
+            time.sleep(0.1)  # what the killed one left behind is still ending
+        raise ServerMissing(f"PostgreSQL did not come back: {self._supervisor.tail('postgresql', 5)}")
+
+    def freeze(self) -> None:
+        """Stop all its processes: connections are taken by the system and never answered."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them run again."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        """The leader first, that it makes no others; each of its processes is in a group of its own."""
+        leader = self._supervisor.pid(self._child.name)
+        if leader is not None:
+            os.kill(leader, number)
+            for child in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
+                os.kill(int(child), number)
 
     def url(self, database: str) -> str:
         """The SQLAlchemy URL of one of its databases."""
@@ -78,6 +114,18 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         """Drop a database, and whoever is still connected to it."""
         self._run(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    @contextmanager
+    def small_database(self, folder: Path) -> Iterator[str]:
+        """The URL of a database whose tables are in a folder of its own, such as a small disk's; its log is not."""
+        name = f"t_{uuid.uuid4().hex[:16]}"
+        self._run(f"CREATE TABLESPACE \"{name}\" LOCATION '{folder}'")
+        self._run(f'CREATE DATABASE "{name}" TABLESPACE "{name}"')
+        try:
+            yield self.url(name)
+        finally:
+            self.drop_database(name)
+            self._run(f'DROP TABLESPACE "{name}"')
 
     def _run(self, statement: str) -> None:
         with _connect(self.port) as connection:
@@ -224,9 +272,10 @@ def running_postgresql(*, durable: bool = False) -> Iterator[PostgresServer]:
 def _start(supervisor: Supervisor, program: Path, folder: Path, settings: dict[str, str]) -> PostgresServer:
     for _ in range(TRIES):
         port = free_port()
-        supervisor.start(_child(program, folder, port, settings))
+        child = _child(program, folder, port, settings)
+        supervisor.start(child)
         if _answers_in_time(supervisor, port):
-            return PostgresServer(port=port, folder=folder)
+            return PostgresServer(port=port, folder=folder, _supervisor=supervisor, _child=child)
         supervisor.stop_child("postgresql")
     raise ServerMissing(f"PostgreSQL did not start: {supervisor.tail('postgresql', 5)}")
 

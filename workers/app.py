@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from producers.publisher import TRANSPORT_OPTIONS
 from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from workers.clock import SharedClock
 from workers.compose import process_services
 from workers.logs import configure_logs, log
 from workers.services import Services
 from workers.settings import Settings
+from workers.store.database import Database
 
 HANDLE_EVENT = "keyrepack.handle_event"
 WALK = "keyrepack.walk"
@@ -23,6 +27,27 @@ POLL_MAIN_KEYS = "keyrepack.poll_main_keys"
 
 WAKE_UP_LIFETIME = 120
 """Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
+
+
+class WakeUp(Task):
+    """A task whose message is too old by the database's clock, not by that of whoever took it."""
+
+    abstract = True
+    Request = "workers.consumer:PunctualRequest"
+
+
+class Application(Celery):
+    """Celery, which tells the time by the database: a machine whose clock is off sends nothing that is born too old."""
+
+    task_cls = WakeUp
+
+    def __init__(self, clock: SharedClock) -> None:
+        self.shared_clock = clock
+        super().__init__("keyrepack", set_as_current=True)
+
+    def now(self) -> datetime:
+        """Asked for by whoever sends a message with a lifetime, beat among them."""
+        return datetime.fromtimestamp(self.shared_clock(), UTC)
 
 
 class CeleryWaker:
@@ -101,13 +126,25 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 def make_app(settings: Settings) -> Celery:
     """The Celery application of these settings."""
-    application = Celery("keyrepack", set_as_current=True)
+    application = Application(SharedClock(lambda: _ask_database(settings)))
     application.conf.update(celery_settings(settings))
     # Whoever can push to the broker can call any registered task: Celery's own (chord_unlock, map, …) are not needed.
     application.finalize()
     for name in list(application.tasks):
         application.tasks.unregister(name)
     return application
+
+
+def _ask_database(settings: Settings) -> float:
+    """The database's time, over a connection of its own: once a minute, in any process, before or after a fork."""
+    url = settings.database_url.get_secret_value()
+    if url.startswith("sqlite"):
+        return time.time()  # SQLite has this machine's clock; and asking for the time must not make its file
+    database = Database(url, pool_size=1)
+    try:
+        return database.now()
+    finally:
+        database.close()
 
 
 settings = Settings()

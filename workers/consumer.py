@@ -1,4 +1,4 @@
-"""A kombu step in every worker that serves the urgent queue: takes other services' events from the broker.
+"""What a worker's main process does: takes other services' events from the broker, and judges how old a wake-up is.
 
 An event is in the database before it is acknowledged; what is malformed is kept with its reason and acknowledged too.
 """
@@ -9,12 +9,14 @@ import time
 from typing import Any
 
 from celery import bootsteps
+from celery.worker.request import Request
+from celery.worker.state import revoked as dropped
 from kombu import Consumer
 
 from producers.topology import events_queue
 from schemas.errors import KeyrepackError
 from workers.app import app, services, settings, waker
-from workers.errors import DatabaseAway, NotConfigured
+from workers.errors import DatabaseFailed, NotConfigured
 from workers.intake import handle_event, is_at_once, take_event
 from workers.logs import log
 from workers.sources import Sources
@@ -48,7 +50,7 @@ class EventConsumer(bootsteps.ConsumerStep):
                 sources=self._sources,
                 tolerance=settings.event_tolerance_seconds,
             )
-        except (DatabaseAway, NotConfigured) as error:
+        except (DatabaseFailed, NotConfigured) as error:
             log.warning("event.put_back", code=error.code, why=str(error))
             time.sleep(PAUSE_SECONDS)
             message.requeue()
@@ -66,6 +68,17 @@ class EventConsumer(bootsteps.ConsumerStep):
         except (KeyrepackError, OSError) as error:
             log.warning("event.left", why=str(error))
             return False  # a task tries again, and the sweeper after it
+        return True
+
+
+class PunctualRequest(Request):
+    """A wake-up as it was received. Celery would judge its age by this machine's clock."""
+
+    def maybe_expire(self) -> bool:
+        """Whether it is too old to be answered: the sweeper has sent others by then."""
+        if self.expires is None or app.now() <= self.expires:
+            return False
+        dropped.add(self.id)
         return True
 
 

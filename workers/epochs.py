@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from workers.errors import DatabaseAway, EnvironmentLocked
+from workers.errors import DatabaseFailed, EnvironmentLocked
 from workers.logs import log
 from workers.store.database import Database
 from workers.store.environments import read_epochs
@@ -95,7 +95,7 @@ class Epochs:
         self._caches.append(cache)
 
     def check(self, environment: UUID) -> int:
-        """The epoch to read and cache in. Raises EnvironmentLocked; DatabaseAway where nobody can tell: closed."""
+        """The epoch to read and cache in. Raises EnvironmentLocked; DatabaseFailed where nobody can tell: closed."""
         self._start()
         known = self._known.get(environment)
         if known is None or self._clock() - known.seen_at > FRESH_SECONDS:
@@ -107,7 +107,7 @@ class Epochs:
 
     def announce(self, environments: list[UUID]) -> None:
         """An epoch went up here: drop our own plaintext, and tell the other processes."""
-        with contextlib.suppress(DatabaseAway):
+        with contextlib.suppress(DatabaseFailed):
             self._look(environments)
         if self._bell is not None:
             self._bell.ring(environments)
@@ -153,7 +153,7 @@ class Epochs:
                 continue
             try:
                 self._look(sorted(held))
-            except DatabaseAway as error:
+            except DatabaseFailed as error:
                 log.warning("epochs.not_seen", why=str(error))  # readers ask for themselves, and fail closed
 
 

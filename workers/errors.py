@@ -5,7 +5,11 @@ KeyrepackError
 │   ├── KmsUnreachable        the KMS did not answer: not a revocation
 │   ├── KmsThrottled          the KMS answered "too fast"
 │   ├── ProbeUnanswered       a new main key was probed, and its KMS or the old one's did not answer: `findings`
-│   └── DatabaseAway          the database did not answer
+│   ├── UnknownWord           a row has a word that a newer program wrote: that one goes on with it
+│   └── DatabaseFailed        the database did not do it; nothing of the transaction is stored
+│       ├── DatabaseAway          it did not answer
+│       ├── DatabaseFull          it has no room left
+│       └── TransactionConflict   it gave the transaction up: a deadlock, or a lock that did not come free
 ├── Permanent                 trying again changes nothing
 │   ├── KmsRefused            the KMS answered "no": disabled, denied, deleted … (`cause`)
 │   ├── WrapRefused           these bytes do not open: corrupt, foreign, cut short (`reason`) → quarantine
@@ -19,6 +23,9 @@ KeyrepackError
 │   ├── AlreadyThere          there is one of that name
 │   ├── HierarchyBroken       a cycle, an orphan, too many levels
 │   ├── EnvironmentLocked     its main key is restricted or revoked
+│   ├── SchemaTooOld          the database lacks revisions that this program needs
+│   ├── ProgramTooOld         the database has gone where this program cannot follow
+│   ├── WitnessBroken         a file that is to witness what happened does not say it (`line`)
 │   └── NotConfigured         a setting without which we stay closed
 └── LostRace                  somebody else was first: drop what you hold and look again
     ├── LeaseLost             the shard is another worker's, or its repack no longer runs
@@ -144,13 +151,55 @@ class KmsThrottled(KmsUnreachable):
 KmsFailure = KmsRefused | KmsUnreachable
 
 
-class DatabaseAway(Transient):
+class UnknownWord(Transient):
+    """A row has a word that this program does not know: a newer one runs beside it, and goes on with that row."""
+
+    code = "unknown_word"
+
+    def __init__(self, *, kind: str, word: str, of: str) -> None:
+        super().__init__(
+            f"{of} is left to a newer program.",
+            f"Its {kind} is {word!r}, which this one does not know.",
+            "Nothing to do while a release is rolled out; after that, run the newer one here too.",
+        )
+        self.kind, self.word = kind, word
+
+
+class DatabaseFailed(Transient):
+    """The database did not do what it was asked for. Whoever must know fails closed."""
+
+    code = "database_failed"
+
+
+class DatabaseAway(DatabaseFailed):
     """The database did not answer."""
 
     code = "database_away"
 
     def __init__(self, detail: str) -> None:
         super().__init__("The database does not answer.", detail, "It is tried again; check that the server is up.")
+
+
+class DatabaseFull(DatabaseFailed):
+    """The database has no room left. What is stored can be read, and nothing is lost."""
+
+    code = "database_full"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "The database has no room left.",
+            detail,
+            "Make room on its disk; work goes on by itself then.",
+        )
+
+
+class TransactionConflict(DatabaseFailed):
+    """The database gave a transaction up for another one's sake. It may be tried again as a whole."""
+
+    code = "transaction_conflict"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("The database gave the transaction up.", detail, "Nothing to do: it is tried again.")
 
 
 class WrapReason(StrEnum):
@@ -343,6 +392,49 @@ class EnvironmentLocked(Permanent):
             f"Environment {environment} is locked.", f"Its main key is {cause}.", "Give the main key back."
         )
         self.environment, self.cause = environment, cause
+
+
+class SchemaTooOld(Permanent):
+    """The database's schema is not there yet, or lacks revisions that this program needs."""
+
+    code = "schema_too_old"
+
+    def __init__(self, *, found: str | None, needed: str) -> None:
+        super().__init__(
+            "The database is not ready.",
+            f"Its schema is {found or 'not there yet'}; this program needs {needed}.",
+            "Run `keyrepack migrate`.",
+        )
+        self.found, self.needed = found, needed
+
+
+class ProgramTooOld(Permanent):
+    """The database's schema was contracted past what this program knows."""
+
+    code = "program_too_old"
+
+    def __init__(self, *, found: str, known: str, oldest: str | None) -> None:
+        needs = f"needs a program that knows {oldest}" if oldest else "does not say which programs it still serves"
+        super().__init__(
+            "This program is too old for its database.",
+            f"The schema is {found} and {needs}; this program knows {known}.",
+            "Run the release that the database was migrated by, or a newer one.",
+        )
+        self.found, self.known, self.oldest = found, known, oldest
+
+
+class WitnessBroken(Permanent):
+    """A file that is to witness what happened does not say it; nothing was changed."""
+
+    code = "witness_broken"
+
+    def __init__(self, *, file: str, line: int, why: str) -> None:
+        super().__init__(
+            f"{file} is no witness.",
+            f"Line {line}: {why}.",
+            "Give what `keyrepack audit export` says, or a certificate.",
+        )
+        self.file, self.line = file, line
 
 
 class NotConfigured(Permanent):

@@ -9,6 +9,7 @@ from typing import Any
 from schemas.aws_events import read_message
 from schemas.errors import EventRejected, KeyrepackError
 from schemas.events import (
+    INBOUND,
     Event,
     InboundData,
     MainKeyChanged,
@@ -24,6 +25,7 @@ from workers import locking, watching
 from workers.errors import AlreadyInForce, LostRace, NotFound, Permanent
 from workers.logs import log
 from workers.repack import Request, start_repack
+from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.sources import Sources
 from workers.store import inbox, main_keys
@@ -45,6 +47,7 @@ class _HandledMeanwhile(LostRace):
     """Another worker gave the event its effect."""
 
 
+@again_after_conflict
 def take_event(
     database: Database,
     body: bytes,
@@ -56,7 +59,7 @@ def take_event(
     """Record an event from outside, once its sender is verified; whatever comes back may be acknowledged.
 
     Returns the inbox's row of an event that waits for its effect; None for a repeat and for what was rejected. Without
-    `sources` every event is rejected. Raises DatabaseAway, NotConfigured (no table of sources): do not acknowledge.
+    `sources` every event is rejected. Raises DatabaseFailed, NotConfigured (no table of sources): do not acknowledge.
     """
     event: Event | None = None
     try:
@@ -86,6 +89,9 @@ def handle_event(services: Services, inbox_id: int) -> None:
     if received is None or received.state != "received":
         return
     event = read_message(received.body)
+    if event.type not in INBOUND:  # a newer program took it in: that one gives it its effect
+        log.info("event.left", event_id=event.id, type=event.type)
+        return
     try:
         _act(services, event, inbox_id)
         log.info("event.handled", event_id=event.id, type=event.type)
@@ -171,6 +177,7 @@ def _settle_repack(inbox_id: int) -> Callable[[Connection, Repack], None]:
     return lambda connection, repack: _settle(inbox_id, repack=str(repack.repack_id))(connection)
 
 
+@again_after_conflict
 def _refuse(services: Services, inbox_id: int, event: Event, body: bytes, error: KeyrepackError) -> None:
     """Keep it among the rejected events, and tell the one who asked: nothing else was changed (R7, R11)."""
     rejected, data = EventRejected(error.code, f"{error.what} {error.why}".strip(), error.remedy), read_data(event)

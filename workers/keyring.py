@@ -27,6 +27,7 @@ from workers.errors import (
 from workers.flights import Failures, Flights
 from workers.locking import lock_newborn, suspect
 from workers.minting import material_of
+from workers.retry import again_after_conflict
 from workers.rewrap import open_wrap
 from workers.services import Services
 from workers.store import environments, keys
@@ -70,6 +71,7 @@ class Keyring:
 
     # Environments -----------------------------------------------------------------------------------------------
 
+    @again_after_conflict
     def create_environment(self, workspace: str, name: str, *, main_key: str = "managed:", actor: str) -> Environment:
         """A new environment on `main_key`, which has to answer. Raises KmsRefused, KmsUnreachable, AlreadyThere.
 
@@ -184,6 +186,7 @@ class Keyring:
         """Many wrapping keys below one parent, in one transaction."""
         return [created.key_id for created in self._create(environment, parent, KeyKind.WRAPPING, count)]
 
+    @again_after_conflict
     def _create(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, count: int) -> list[Created]:
         environment, minted = self._creation.create(reference, parent, kind, count)
         # Only what was committed is remembered: a key whose transaction rolled back is never served.

@@ -14,6 +14,7 @@ from schemas.states import RUNNING, RepackState
 from workers.errors import Cause, KmsRefused, KmsUnreachable, NotFound, WrapRefused
 from workers.kms.port import encryption_context
 from workers.logs import log
+from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.store.audit import append_record
 from workers.store.database import Connection
@@ -51,6 +52,7 @@ def _settle_nothing(_connection: Connection) -> None:
     """Nothing else is to be written."""
 
 
+@again_after_conflict
 def revoke(
     services: Services,
     environments: list[Environment],
@@ -67,6 +69,7 @@ def revoke(
     return changed
 
 
+@again_after_conflict
 def revoke_workspace(
     services: Services, workspace: str, *, actor: str, reason: str = "", settle: Settle = _settle_nothing
 ) -> list[Environment]:
@@ -84,6 +87,7 @@ def revoke_workspace(
     return changed
 
 
+@again_after_conflict
 def restore(
     services: Services,
     environments: list[Environment],
@@ -100,6 +104,7 @@ def restore(
     return changed
 
 
+@again_after_conflict
 def restore_workspace(
     services: Services, workspace: str, *, actor: str, reason: str = "", settle: Settle = _settle_nothing
 ) -> list[Environment]:
@@ -123,6 +128,7 @@ def lock_newborn(connection: Connection, services: Services, environment: Enviro
     return get_environment(connection, environment.id)
 
 
+@again_after_conflict
 def restrict(services: Services, environment: Environment, *, cause: Cause, detail: str, actor: str = "") -> bool:
     """Lock an environment whose KMS refuses, after a second look. Returns whether it was locked now.
 
@@ -144,6 +150,7 @@ def restrict(services: Services, environment: Environment, *, cause: Cause, deta
     return True
 
 
+@again_after_conflict
 def unlock_if_restricted(services: Services, environment: Environment, *, actor: str = "") -> bool:
     """Unlock an environment whose KMS opens its roots again. A revocation by the customer's word stands."""
     with services.database.read() as connection:
@@ -174,7 +181,7 @@ def _second_look(services: Services, environment: Environment) -> list[Cause] | 
         samples = {top.version: sample_wrap(connection, environment.id, top.version) for top in tops}
     found: list[Cause] = []
     for top in tops:
-        cause = services.loop.run(_why_refused(services, environment, top, samples[top.version]))
+        cause = services.loop.run(why_refused(services, environment, top, samples[top.version]))
         if cause in (Cause.UNREACHABLE, Cause.THROTTLED, Cause.UNSUPPORTED):
             return []
         if cause is None:
@@ -183,7 +190,7 @@ def _second_look(services: Services, environment: Environment) -> list[Cause] | 
     return found
 
 
-async def _why_refused(
+async def why_refused(
     services: Services, environment: Environment, top: TopVersion, sample: tuple[UUID, bytes] | None
 ) -> Cause | None:
     """Describe a main key and open a root with it: its owner may have left the one allowed and withdrawn the other."""

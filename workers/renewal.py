@@ -219,6 +219,7 @@ class MintBatch:
     def write(self, connection: Connection) -> Tally:
         """See Batch.write. Raises TopChanged where a root's wraps are no longer those of every live top (R1)."""
         repack = self.run.repack
+        self.stored = []  # of a try that was given up
         if self.tops:
             check_tops(connection, self.run.environment, self.tops)
         wraps: Counter[Pair] = Counter()

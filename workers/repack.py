@@ -19,6 +19,7 @@ from workers.certificate import make_certificate
 from workers.errors import (
     AlreadyInForce,
     AnotherStarted,
+    DatabaseFull,
     EnvironmentLocked,
     KmsRefused,
     KmsUnreachable,
@@ -32,9 +33,10 @@ from workers.moves import MoveWalk
 from workers.plans import next_stage, plan_move, plan_stage
 from workers.probe import Probe, probe_replacement
 from workers.renewal import RenewWalk
+from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.shredding import ShredWalk
-from workers.steering import block, look_again
+from workers.steering import block, look_again, park_until_room
 from workers.store import shards
 from workers.store.database import Connection
 from workers.store.environments import (
@@ -81,6 +83,7 @@ class Request:
     mode: Mode
     actor: str
     override: str | None = None  # why the replacement interval does not hold this once
+    anew: bool = False  # also where that key is in force: what hangs below it is older than that
 
 
 Settle = Callable[[Connection, Repack], None]
@@ -111,6 +114,7 @@ def start_repack(services: Services, request: Request, *, settle: Settle = _sett
     return _start(services, request, settle)
 
 
+@again_after_conflict
 def _start(services: Services, request: Request, settle: Settle) -> Repack:
     source, target = _ends(services, request)
     found = _same_or_conflict(services, request, target)
@@ -122,7 +126,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     if not probe.is_clear:
         raise probe.failure()
     is_same = str(target) == source.main_key and probe.generation == source.generation
-    if is_same and (probe.generation or request.target) and not _left_to_renew(services, request):
+    if is_same and (probe.generation or request.target) and not request.anew and not _left_to_renew(services, request):
         raise AlreadyInForce(main_key=source.main_key)
     with services.database.read() as connection:
         check_tree(connection, request.environment.id, with_data=request.mode == Mode.DEEP)
@@ -257,6 +261,9 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         if isinstance(error, KmsRefused):
             suspect(services, environment, error)
         return False
+    except DatabaseFull as error:
+        park_until_room(services, repack, error)
+        return False
     except EnvironmentLocked as error:
         log.info("slice.found_lock", repack=str(repack.repack_id), cause=error.cause)
         return False
@@ -265,6 +272,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
     return repack.is_running
 
 
+@again_after_conflict
 def _claim(services: Services, repack: Repack) -> Shard | None:
     with services.database.write() as connection:
         if not hold_running(connection, repack).is_at_work:
@@ -289,10 +297,16 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
                 break
     finally:
         if not done:
-            with run.services.database.write() as connection:
-                shards.release_shard(connection, shard)
+            _release(run, shard)
 
 
+@again_after_conflict
+def _release(run: Run, shard: Shard) -> None:
+    with run.services.database.write() as connection:
+        shards.release_shard(connection, shard)
+
+
+@again_after_conflict
 def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
     """Keys, counts and cursor in one transaction, fenced by lease, state and epoch (R4, R8). Raises LeaseLost."""
     settings = run.services.settings
@@ -330,6 +344,7 @@ def _tell_quarantine(connection: Connection, run: Run, tally: Tally) -> None:
 # 3. Advance: when no shard of a stage is left, close it and plan the next --------------------------------------------
 
 
+@again_after_conflict
 def advance(services: Services, repack: Repack) -> bool:
     """Take the next step of a repack whose shards are all walked. Returns whether a step was taken.
 

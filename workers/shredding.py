@@ -153,6 +153,8 @@ class ShredBatch:
         busy = data | {link.parent_pair for link in below if link.parent_pair is not None}
         if (data and read_stragglers(connection, links, limit=1)) or unheld_versions(connection, below):
             self.cursor = self.before
+        else:
+            self.cursor = (self.links[-1].id, END)  # a try that was given up may have found some
         return Tally(shredded=shred(connection, [link.pair for link in links if link.pair not in busy]))
 
     def written(self) -> None:

@@ -1,4 +1,7 @@
-"""What may happen to a repack from outside: pause, resume, abort, stop, retry; and a main key that is away: block."""
+"""What may happen to a repack from outside: pause, resume, abort, stop, retry.
+
+And what holds it up: a main key that is away, a database that is full. Then it is blocked, and looks again by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,17 @@ from collections.abc import Callable
 from schemas.errors import IllegalMove
 from schemas.keys import MainKeyUri, TopState
 from schemas.states import RepackState, Stage
-from workers.errors import EnvironmentLocked, Finding, KmsRefused, KmsUnreachable, RepackConflict
+from workers.errors import (
+    DatabaseFailed,
+    DatabaseFull,
+    EnvironmentLocked,
+    KmsRefused,
+    KmsUnreachable,
+    RepackConflict,
+)
 from workers.logs import log
 from workers.probe import probe_replacement
+from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.store import shards
 from workers.store.database import Connection
@@ -22,11 +33,15 @@ from workers.store.environments import (
 )
 from workers.store.quarantine import release
 from workers.store.repacks import Repack, change_state, get_repack, latest_repack, set_columns
+from workers.store.room import require_room
 from workers.store.roots import restore_parent_versions
 from workers.store.types import read_clock
 
 SOURCE, TARGET = "source", "target"
 """Which main key holds a repack up: the one it leaves, or the one it goes to."""
+
+DATABASE_SIDE = "database"
+"""The side that a repack is blocked by where neither main key is at fault."""
 
 
 def pause(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
@@ -147,22 +162,37 @@ def retry(services: Services, repack: Repack, *, actor: str, reason: str = "") -
 def block(services: Services, repack: Repack, error: KmsRefused | KmsUnreachable) -> Repack:
     """Park a repack whose main key is away, with a typed reason; it looks again by itself."""
     side = SOURCE if error.main_key == repack.source_key != repack.target_key else TARGET
+    return _park(services, repack, side, error.cause.value, str(error), main_key=error.main_key)
 
+
+def park_until_room(services: Services, repack: Repack, error: DatabaseFull) -> None:
+    """Park a repack whose database is full, if that much can still be written; else the log alone says so.
+
+    Either way nothing is lost: the sweeper comes back, and it goes on once there is room.
+    """
+    log.error("database.full", repack=str(repack.repack_id), code=error.code, why=error.why, remedy=error.remedy)
+    try:
+        _park(services, repack, DATABASE_SIDE, error.code, str(error))
+    except DatabaseFailed as failed:
+        log.warning("repack.not_parked", repack=str(repack.repack_id), code=failed.code)
+
+
+def _park(services: Services, repack: Repack, side: str, cause: str, detail: str, **facts: str) -> Repack:
     def write(connection: Connection, current: Repack) -> Repack:
         if not current.is_running:
             return current
         now, wait = read_clock(connection), services.settings.kms_probe_seconds
-        log.warning("repack.blocked", repack=str(current.repack_id), side=side, cause=error.cause.value)
+        log.warning("repack.blocked", repack=str(current.repack_id), side=side, cause=cause)
         return change_state(
             connection,
             current,
             RepackState.BLOCKED,
             "repack.blocked",
             actor=services.owner,
-            facts={"side": side, "cause": error.cause.value, "main_key": error.main_key},
+            facts={"side": side, "cause": cause, **facts},
             block_side=side,
-            block_cause=error.cause.value,
-            block_detail=str(error),
+            block_cause=cause,
+            block_detail=detail,
             blocked_at=now,
             probe_at=now + wait,
             probes=0,
@@ -172,12 +202,12 @@ def block(services: Services, repack: Repack, error: KmsRefused | KmsUnreachable
 
 
 def look_again(services: Services, repack: Repack) -> Repack:
-    """Probe the main keys of a blocked repack if it is time; go on if they work, else wait longer."""
+    """Look at what a blocked repack waits for if it is time; go on if it is back, else wait longer."""
     with services.database.read() as connection:
         is_locked = get_environment(connection, repack.environment).lock_cause is not None
     if is_locked or (repack.probe_at is not None and services.database.now() < repack.probe_at):
         return repack
-    failed = _first_failure(services, repack)
+    failed = _still_full(services) if repack.block_side == DATABASE_SIDE else _first_failure(services, repack)
 
     def write(connection: Connection, current: Repack) -> Repack:
         if current.state != RepackState.BLOCKED or current.probes != repack.probes:
@@ -195,13 +225,22 @@ def look_again(services: Services, repack: Repack) -> Repack:
         settings, probes = services.settings, current.probes + 1
         wait = min(settings.kms_probe_max_seconds, settings.kms_probe_seconds * 2 ** min(probes, 16))
         return set_columns(
-            connection, current, probes=probes, probe_at=read_clock(connection) + wait, block_detail=failed.cause
+            connection, current, probes=probes, probe_at=read_clock(connection) + wait, block_detail=failed
         )
 
     return _steer(services, repack, write)
 
 
-def _first_failure(services: Services, repack: Repack) -> Finding | None:
+def _still_full(services: Services) -> str | None:
+    """Why the database takes nothing yet. Room for a few batches is wanted, or the run would only stumble on."""
+    try:
+        require_room(services.database)
+    except DatabaseFailed as error:
+        return str(error)
+    return None
+
+
+def _first_failure(services: Services, repack: Repack) -> str | None:
     """What is still wrong with the main keys that a repack needs now."""
     with services.database.read() as connection:
         environment = get_environment(connection, repack.environment)
@@ -209,13 +248,14 @@ def _first_failure(services: Services, repack: Repack) -> Finding | None:
     needed = repack.source_key if repack.move_closed_at is None else repack.target_key
     source = TopVersion(version=0, main_key=needed, generation=None, state=TopState.ACTIVE)
     probe = probe_replacement(services, environment, source, MainKeyUri.parse(repack.target_key))
-    return next((finding for finding in probe.findings if not finding.ok), None)
+    return next((finding.cause for finding in probe.findings if not finding.ok), None)
 
 
 def _is_held(repack: Repack) -> bool:
     return repack.state == RepackState.FINISHED_WITH_QUARANTINE
 
 
+@again_after_conflict
 def _steer(services: Services, repack: Repack, write: Callable[[Connection, Repack], Repack]) -> Repack:
     """Change a repack under the locks of its environment and itself, then wake whoever has to know."""
     with services.database.write() as connection:

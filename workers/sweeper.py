@@ -9,6 +9,7 @@ from schemas.states import RUNNING, RepackState
 from workers import uploads
 from workers.logs import log
 from workers.resealing import reseal
+from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.store import inbox, outbox, ticks
 from workers.store.repacks import list_repacks
@@ -31,6 +32,7 @@ class Swept:
     resealed: int = 0  # uploaded keys that an older generation of the platform's own had sealed
 
 
+@again_after_conflict
 def take_tick(services: Services, job: str, seconds: float) -> bool:
     """Whether this process is the one to run a job in this slot of time."""
     with services.database.write() as connection:

@@ -44,6 +44,7 @@ from workers.errors import (
 from workers.kms.managed import URI as MANAGED
 from workers.kms.port import MainKey
 from workers.kms.uploaded import sealing_context
+from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.store import uploads as store
 from workers.store.database import Connection
@@ -115,6 +116,7 @@ def create_params(services: Services, environment: str | UUID, actor: str) -> Up
     )
 
 
+@again_after_conflict
 def accept(services: Services, params_id: UUID, wrapped: bytes, algorithm: str, actor: str) -> MainKeyUri:
     """Take a wrapped key in; returns its URI. The parameters are used up by it.
 
@@ -148,6 +150,7 @@ def accept(services: Services, params_id: UUID, wrapped: bytes, algorithm: str, 
     return uri
 
 
+@again_after_conflict
 def delete(services: Services, uri: MainKeyUri, actor: str, *, reason: str = "") -> bool:
     """Crypto-shred an uploaded key by the customer's word, in use or not. Returns whether it was there until now.
 

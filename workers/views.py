@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from schemas.states import LEGAL, Mode, RepackState, Stage
-from workers.errors import REMEDIES, Cause, NotFound
+from workers.errors import REMEDIES, DatabaseFull, NotFound
+from workers.locking import Lock
 from workers.store import audit, environments, quarantine, repacks, shards
 from workers.store.environments import Environment
 from workers.store.repacks import Repack
@@ -31,7 +32,7 @@ MEANING: dict[RepackState, str] = {
     RepackState.MOVING: "Roots are getting wraps under the new main key; the old one is still needed.",
     RepackState.RENEWING: "The old main key is not needed any more; wrapping keys get fresh material, level by level.",
     RepackState.PAUSED: "An operator paused it; `keyrepack repack resume` goes on where it was.",
-    RepackState.BLOCKED: "A main key refused or did not answer; it goes on by itself when it does.",
+    RepackState.BLOCKED: "Something it needs is away: a main key, or room in the database; it goes on by itself.",
     RepackState.FINISHED: "Every key is where it belongs; nothing hangs from what was before.",
     RepackState.FINISHED_WITH_QUARANTINE: "It ended, but some keys could not be rewrapped; each is named below.",
     RepackState.ABORTED: "It was aborted: the old main key is in force, as before.",
@@ -243,15 +244,25 @@ def view_repack(connection: Connection, repack: Repack, *, ahead: Sequence[Stage
     )
 
 
+_REMEDIES: dict[str, str] = {
+    **{cause.value: remedy for cause, remedy in REMEDIES.items()},
+    Lock.REVOKED: "Once the customer gives the main key back: `keyrepack main-key restore`.",
+    Lock.RESTRICTED: "See `keyrepack doctor` for its main key; it goes on when that is usable again.",
+    Lock.LOST: "The main key is deleted; `keyrepack certificate --loss` names what is lost.",
+    DatabaseFull.code: "Make room on the database's disk; it goes on by itself.",
+}
+"""By cause. A newer program that runs beside this one may know others."""
+
+
 def _block(repack: Repack) -> dict[str, Any] | None:
     if repack.block_side is None or repack.block_cause is None:
         return None
     return {
         "side": repack.block_side,
         "cause": repack.block_cause,
-        "main_key": repack.source_key if repack.block_side == "source" else repack.target_key,
+        "main_key": {"source": repack.source_key, "target": repack.target_key}.get(repack.block_side),
         "detail": repack.block_detail,
-        "remedy": REMEDIES[Cause(repack.block_cause)],
+        "remedy": _REMEDIES.get(repack.block_cause, "See its detail."),
         "since": repack.blocked_at,
         "looks_again_at": repack.probe_at,
         "probes": repack.probes,

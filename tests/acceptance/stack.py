@@ -162,15 +162,20 @@ class Stack:
         """Start a beat, unless it runs."""
         self._start(name, "beat")
 
+    def start(self, name: str, *, env: dict[str, str]) -> None:
+        """Start a worker or beat with more variables in its environment, unless it runs."""
+        command = ("beat",) if name.startswith("beat") else ("worker", "--name", name)
+        self._start(name, *command, env=env)
+
     def start_redis(self) -> None:
         """Start Redis where it was, unless it runs; it remembers nothing."""
         if self.redis.name not in self.supervisor.running():
             start_redis(self.supervisor, self.folder / "redis", port=self.redis.port)
 
-    def _start(self, name: str, *command: str) -> None:
+    def _start(self, name: str, *command: str, env: dict[str, str] | None = None) -> None:
         if name not in self.supervisor.running():
-            argv = [sys.executable, "-m", "workers.cli", *command]
-            self.supervisor.start(Child(name=name, argv=argv, env=self.variables(), role="celery", restart=False))
+            argv, own = [sys.executable, "-m", "workers.cli", *command], self.variables() | (env or {})
+            self.supervisor.start(Child(name=name, argv=argv, env=own, role="celery", restart=False))
 
     def variables(self) -> dict[str, str]:
         """The environment of its processes."""

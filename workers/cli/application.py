@@ -19,6 +19,7 @@ from workers.cli import (
     policies,
     processes,
     repacks,
+    restores,
     setting_table,
     steering,
     up,
@@ -54,6 +55,7 @@ COMMANDS: Sequence[tuple[Command, str]] = (
     (databases.migrate, RUN), (databases.doctor, RUN), (setting_table.settings, RUN),
     (processes.worker, RUN), (processes.beat, RUN),
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
+    (restores.reconcile, PROOF),
 )  # fmt: skip
 
 MAIN_KEYS: Mapping[str, Command] = (

@@ -1,13 +1,17 @@
-"""audit verify."""
+"""audit verify, audit export."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from workers.cli.output import AsJson, Command, amount, say
+from workers.cli.output import AsJson, Command, amount, note, say, to_json
 from workers.cli.session import opened
 
 
@@ -32,4 +36,27 @@ def verify(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-COMMANDS: dict[str, Command] = {"verify": verify}
+def export(
+    after: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Only the records after this one.")] = 0,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add them to a file; to standard output if left out.")
+    ] = None,
+) -> None:
+    """Write audit records, one JSON document a line. Keep them elsewhere: after a restore they are the witness.
+
+    What `keyrepack reconcile --witness FILE` reads. Each record is whole: its hash can be computed anew.
+    """
+    from workers.store.audit import records
+    from workers.witness import export_record
+
+    count = last = 0
+    with opened() as services, services.database.snapshot() as connection, ExitStack() as stack:
+        out = sys.stdout if file is None else stack.enter_context(file.open("a"))
+        for record in records(connection, after=after):
+            out.write(to_json(export_record(record)) + "\n")
+            count, last = count + 1, record.seq
+    if file is not None:
+        note(f"{amount(count)} records{f', the last one is {last}' if count else ''}.")
+
+
+COMMANDS: dict[str, Command] = {"verify": verify, "export": export}

@@ -24,6 +24,7 @@ from workers.services import Services
 from workers.settings import Settings
 from workers.store.environments import Environment, find_environment, list_environments, live_tops
 from workers.store.repacks import open_repack
+from workers.store.room import ROOM_BYTES, require_room
 from workers.store.schema import require_current
 
 
@@ -79,6 +80,16 @@ def _database(services: Services) -> Iterator[Finding]:
         yield _fault("database", error)
     else:
         yield Finding(check="database", ok=True, detail=f"{services.database.dialect}, at this program's schema.")
+        yield _room(services)
+
+
+def _room(services: Services) -> Finding:
+    """Whether the database takes what a worker writes: a record of a full one may not be writable itself."""
+    try:
+        require_room(services.database)
+    except KeyrepackError as error:
+        return _fault("room in the database", error)
+    return Finding(check="room in the database", ok=True, detail=f"There are {ROOM_BYTES >> 20} MiB at least.")
 
 
 def _keys(services: Services, fault: Finding | None, reference: str | None) -> Iterator[Finding]:

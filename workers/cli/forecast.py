@@ -64,7 +64,7 @@ def forecast(
 ) -> Forecast:
     """Probe both keys, count and plan; `overridden`: however soon after the last one.
 
-    Raises DatabaseAway alone: everything else is a blocker.
+    Raises DatabaseFailed alone: everything else is a blocker.
     """
     with services.database.read() as connection:
         source = live_tops(connection, environment.id)[0]

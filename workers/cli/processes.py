@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from workers.settings import Settings
 
 SIMULATOR_PORT = 4599
 """The simulator's own default, without importing it."""
@@ -25,7 +28,8 @@ def worker(
     from producers.topology import WORK_QUEUES
     from workers.cli.session import read_settings
 
-    level = read_settings().log_level  # a wrong setting is told in a sentence, before Celery loads
+    settings = read_settings()  # a wrong setting is told in a sentence, before Celery loads
+    _require_schema(settings)
     from workers import consumer
     from workers.tasks import app
 
@@ -35,9 +39,27 @@ def worker(
         [
             "worker", "--pool=prefork", f"--concurrency={concurrency}", f"--queues={queues or ','.join(WORK_QUEUES)}",
             f"--hostname={name}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat",
-            f"--loglevel={level}",
+            f"--loglevel={settings.log_level}",
         ]
     )  # fmt: skip
+
+
+def _require_schema(settings: Settings) -> None:
+    """Raise SchemaTooOld, ProgramTooOld. A database that is away is waited for by the worker itself."""
+    from workers.cli.output import note
+    from workers.cli.session import require_database
+    from workers.errors import DatabaseFailed
+    from workers.store.database import Database
+    from workers.store.schema import require_current
+
+    require_database(settings, exists=True)
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        require_current(database)
+    except DatabaseFailed as error:
+        note(f"{error.what} The worker waits for it; whether its schema serves this program is not known yet.")
+    finally:
+        database.close()
 
 
 def beat() -> None:

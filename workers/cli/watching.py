@@ -71,7 +71,7 @@ def _watch(services: Services, repack: Repack, patience: float | None) -> tuple[
 
 
 def _look(services: Services, repack: Repack, ahead: Any) -> RepackView:
-    from workers.errors import DatabaseAway
+    from workers.errors import DatabaseFailed
     from workers.store.repacks import get_repack
     from workers.views import view_repack
 
@@ -79,16 +79,20 @@ def _look(services: Services, repack: Repack, ahead: Any) -> RepackView:
         try:
             with services.database.read() as connection:
                 return view_repack(connection, get_repack(connection, repack.id), ahead=ahead)
-        except DatabaseAway:
+        except DatabaseFailed:
             if attempt == 4:
                 raise
             time.sleep(1)
     raise KeyrepackError("The repack could not be read.")
 
 
+_SIDES = {"source": "source main key", "target": "target main key"}
+
+
 def _held_up(view: RepackView) -> str:
     if view.block is not None:
-        return f"[bold red]blocked:[/] {view.block['side']} main key: {view.block['cause']}. {view.block['remedy']}"
+        side = _SIDES.get(view.block["side"], view.block["side"])
+        return f"[bold red]blocked:[/] {side}: {view.block['cause']}. {view.block['remedy']}"
     return "[yellow]paused[/]" if view.repack.state == "paused" else ""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.keys import KEY_BYTES, MainKeyUri
-from workers.errors import Cause, DatabaseAway, KmsRefused, KmsUnreachable, WrapRefused
+from workers.errors import Cause, DatabaseFailed, KmsRefused, KmsUnreachable, WrapRefused
 from workers.kms.managed import URI as MANAGED
 from workers.kms.port import Context, Description, KmsProvider, Opened, RootWrap
 from workers.kms.soft import SoftKey
@@ -33,7 +33,7 @@ class SealedKey:
 
 
 LoadSealed = Callable[[UUID], SealedKey | None]
-"""Reads an uploaded key by its id; None where there never was one. May raise DatabaseAway; called in a thread."""
+"""Reads an uploaded key by its id; None where there never was one. May raise DatabaseFailed; called in a thread."""
 
 
 def sealing_context(environment: UUID, key: UUID) -> dict[str, str]:
@@ -63,7 +63,7 @@ class UploadedKms:
         self.calls[operation] = self.calls.get(operation, 0) + 1
         try:
             found = await asyncio.to_thread(self._load, UUID(uri.name))
-        except DatabaseAway as error:
+        except DatabaseFailed as error:
             detail = "It is kept in the database, which does not answer."
             raise KmsUnreachable(main_key=str(uri), operation=operation, detail=detail) from error
         if found is None or found.sealed is None:

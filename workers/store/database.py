@@ -7,17 +7,16 @@ time: `write` takes the lock at BEGIN, so that a transaction never fails halfway
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection as Connection  # what every function of the engine takes: a transaction
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import StaticPool
 
-from workers.errors import DatabaseAway, NotConfigured
+from workers.errors import NotConfigured
+from workers.store.failures import translated
 from workers.store.types import read_clock
 
 BUSY_SECONDS = 60
@@ -25,6 +24,33 @@ BUSY_SECONDS = 60
 
 IDLE_SECONDS = 20
 """How long PostgreSQL keeps what a process holds that was frozen in a transaction; ours think for milliseconds."""
+
+CONNECT_SECONDS = 5
+"""How long a new connection may take: a server that is up answers at once, and one that is not is tried again."""
+
+LOCK_SECONDS = 60
+"""How long PostgreSQL waits for a lock that another one holds: as long as SQLite's writers, then all is tried anew."""
+
+STATEMENT_SECONDS = 600
+"""How long one statement may work: the longest ones count ten million keys for a plan."""
+
+SILENCE_SECONDS = 20
+"""After so long without a sign of the server's machine a connection is given up: a network may swallow everything."""
+
+POOL_SECONDS = 30
+"""How long a thread waits for one of this process's connections."""
+
+POSTGRESQL: dict[str, Any] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": SILENCE_SECONDS // 2,
+    "keepalives_interval": SILENCE_SECONDS // 8,
+    "keepalives_count": 4,
+    "tcp_user_timeout": SILENCE_SECONDS * 1000,
+    "options": f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
+    f" -c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s",
+}
+"""Nothing waits for ever: what was frozen or cut off fails in the end, and is tried again."""
 
 _WRITE = {"keyrepack_write": True}
 
@@ -39,9 +65,13 @@ class Database:
         if self.dialect == "sqlite":
             self.engine = _sqlite(url, parsed.database)
         elif self.dialect == "postgresql":
-            options = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
             self.engine = create_engine(
-                url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, connect_args={"options": options}
+                url,
+                pool_size=pool_size,
+                max_overflow=10,
+                pool_timeout=POOL_SECONDS,
+                pool_pre_ping=True,
+                connect_args=POSTGRESQL,
             )
         else:
             raise NotConfigured(
@@ -52,21 +82,21 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises DatabaseAway where the database does not answer."""
-        with _translated(), self.engine.begin() as connection:
+        """A transaction that only reads. Raises DatabaseFailed: away, full, or given up."""
+        with translated(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A transaction whose reads all see the same moment. Raises DatabaseAway."""
+        """A transaction whose reads all see the same moment. Raises DatabaseFailed."""
         options = {"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {}
-        with _translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
+        with translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that commits at the end, or leaves nothing behind. Raises DatabaseAway."""
-        with _translated(), self.engine.connect().execution_options(**_WRITE) as connection, connection.begin():
+        """A transaction that commits at the end, or leaves nothing behind. Raises DatabaseFailed."""
+        with translated(), self.engine.connect().execution_options(**_WRITE) as connection, connection.begin():
             yield connection
 
     def now(self) -> float:
@@ -101,15 +131,3 @@ def _sqlite(url: str, path: str | None) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise DatabaseAway(f"{type(error.orig).__name__} from process {os.getpid()}.") from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise DatabaseAway("The connection broke.") from error
-        raise

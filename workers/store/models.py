@@ -373,3 +373,10 @@ uploaded_keys = Table(
     Column("created_at", Float, nullable=False),
     Column("deleted_at", Float),
 )
+
+schema_terms = Table(
+    "schema_terms",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("oldest_program", Text, nullable=False),  # the newest revision that the oldest program served knows
+)

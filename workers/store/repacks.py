@@ -10,7 +10,8 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
-from workers.errors import AnotherStarted, NotFound
+from workers.errors import AnotherStarted, NotFound, UnknownWord
+from workers.logs import log
 from workers.store.environments import share_environment
 from workers.store.models import environments, repacks
 from workers.store.outbox import tell
@@ -166,13 +167,19 @@ def list_repacks(
     states: frozenset[RepackState] | None = None,
     limit: int = 100,
 ) -> list[Repack]:
-    """The newest first."""
+    """The newest first; without those that a newer program is at, which is logged."""
     query = _REPACK.order_by(repacks.c.id.desc()).limit(limit)
     if environment is not None:
         query = query.where(repacks.c.environment == environment)
     if states is not None:
         query = query.where(repacks.c.state.in_(states))
-    return [_repack(row) for row in connection.execute(query)]
+    found = []
+    for row in connection.execute(query):
+        try:
+            found.append(_repack(row))
+        except UnknownWord as error:
+            log.warning("repack.left_to_newer_program", repack=str(row.repack_id), kind=error.kind, word=error.word)
+    return found
 
 
 def change_state(
@@ -224,7 +231,10 @@ def hold_running(connection: Connection, repack: Repack) -> Held:
 def _repack(row: Any) -> Repack:
     values = dict(row._mapping)
     for name, kind in (("mode", Mode), ("state", RepackState), ("stage", Stage)):
-        values[name] = kind(values[name])
+        try:
+            values[name] = kind(values[name])
+        except ValueError as error:
+            raise UnknownWord(kind=name, word=values[name], of=f"Repack {values['repack_id']}") from error
     return Repack(**values)
 
 

@@ -74,6 +74,7 @@ def test_doctor_names_what_is_wrong_and_what_to_do(seeded: Keyrepack) -> None:
     assert found == {
         "settings": True,
         "database": True,
+        "room in the database": True,
         "managed key": True,
         "main key of acme/production": True,
         "broker": False,
