@@ -22,6 +22,7 @@ from schemas.keys import MainKeyUri
 from schemas.states import Mode
 from workers import locking, watching
 from workers.errors import AlreadyInForce, LostRace, NotFound, Permanent
+from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.services import Services
@@ -163,6 +164,7 @@ def _settle(inbox_id: int, **outcome: Any) -> Callable[[Connection], None]:
         if received is None or received.state != "received":
             raise _HandledMeanwhile("The event has had its effect.")
         inbox.settle(connection, inbox_id, state=HANDLED, outcome=outcome)
+        reach(Point.EVENT_SETTLED)
 
     return settle
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
+from workers.failpoints import Point, reach
 from workers.renewal import prepare_rewrap
 from workers.rewrap import seal
 from workers.store.database import Connection
@@ -153,6 +154,7 @@ class ShredBatch:
         busy = data | {link.parent_pair for link in below if link.parent_pair is not None}
         if (data and read_stragglers(connection, links, limit=1)) or unheld_versions(connection, below):
             self.cursor = self.before
+        reach(Point.SHRED_PROVED)
         return Tally(shredded=shred(connection, [link.pair for link in links if link.pair not in busy]))
 
     def written(self) -> None:
