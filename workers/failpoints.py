@@ -141,9 +141,11 @@ def reach(point: Point) -> None:
 
 
 def _make(marker: Path) -> bool:
-    """Make the file; whether nobody had made it before. Of many processes one succeeds."""
+    """Make the file, with this process's id in it. Of many processes one succeeds."""
     try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        descriptor = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return False
+    with os.fdopen(descriptor, "w") as file:
+        file.write(str(os.getpid()))
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -37,6 +38,9 @@ T = TypeVar("T")
 LEASE_SECONDS = 0.7
 DELAY_SECONDS = 1.1
 """Longer than a lease: what was delayed comes late, and somebody else has its shard."""
+
+HANG_SECONDS = 1.3
+"""How long a process may hang, past its lease, before it is killed: as a pool's time limit would, or its supervisor."""
 
 PATIENCE = 100.0
 WORKERS = ("w1", "w2")
@@ -103,6 +107,7 @@ class Cell:
         self.services = build_services(self.settings)
         self.publisher = KombuPublisher(ground.broker_url)
         self._crew: dict[str, BaseProcess] = {}
+        self._has_ended = False
         with self.services.database.read() as connection:
             self.environment = find_environment(connection, ground.environment)
 
@@ -140,7 +145,9 @@ class Cell:
                 target=operate, args=(self.variables, self.folder / "operator.log", act, repack.id), daemon=True
             )
             process.start()
-            process.join()
+            while process.exitcode is None:
+                process.join(0.1)
+                self._end_what_hangs()
             return process.exitcode == 0
 
         poll(done, PATIENCE, f"{act} was done")
@@ -165,6 +172,7 @@ class Cell:
         """The first true value of a condition, while workers that die are started again."""
 
         def look() -> T:
+            self._end_what_hangs()
             for name, process in list(self._crew.items()):
                 if process.exitcode is not None:
                     self._start(name)
@@ -199,6 +207,13 @@ class Cell:
                 os.kill(process.pid, signal.SIGUSR1)  # see `faulthandler` in the worker
                 process.join(0.2)
         return "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in sorted(self.folder.glob("*.log")))
+
+    def _end_what_hangs(self) -> None:
+        if self.action is not Action.HANG or self._has_ended or not self.marker.exists():
+            return
+        if time.time() > self.marker.stat().st_mtime + HANG_SECONDS:
+            os.kill(int(self.marker.read_text()), signal.SIGKILL)
+            self._has_ended = True
 
     def _start(self, name: str) -> None:
         process = forks.Process(target=work, args=(self.variables, self.folder / f"{name}.log"), daemon=True)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.acceptance
 MEMORY = "/dev/shm"
 """A disk in memory, where there is one: hundreds of SQLite databases that commit durably would wait for each other."""
 
-AT_ONCE = 6
+AT_ONCE = 8
 """Cells under way together: most of a cell's time is waiting for a lease or a time limit."""
 
 DATABASES = ("sqlite", "postgresql")

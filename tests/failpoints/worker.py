@@ -1,14 +1,12 @@
 """A worker that starts in a moment: Celery's messages and the product's tasks, without Celery's own start-up.
 
-Forked from a process that has imported everything. It takes events and wake-ups from a real Redis, is its own beat, and
-a task that takes too long ends it, as the pool's hard time limit would.
+Forked from a process that has imported everything. It takes events and wake-ups from a real Redis, and is its own beat.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib
 import json
 import multiprocessing
 import os
@@ -17,7 +15,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,6 @@ PRELOADED = (
     "workers.compose", "workers.intake", "workers.sweeper", "workers.steering", "workers.logs", __name__,
 )  # fmt: skip
 """Not `workers.app`: it reads the settings of the process that imports it."""
-
-TIME_LIMIT, LAX_LIMIT = 2.0, 30.0
-"""Seconds a task may take, and then its process ends: where one hangs, and where none does, on a machine that is busy."""
 
 LOOK_SECONDS = 0.03
 
@@ -61,7 +56,6 @@ def work(variables: Mapping[str, str], log: Path) -> None:
         step = EventConsumer(None)
         with tasks_in, contextlib.ExitStack() as stack:
             for consumer in step.get_consumers(connection.channel()):
-                consumer.on_message = _limited(consumer.on_message)
                 stack.enter_context(consumer)
             ticked = 0.0
             while os.getppid() == _parent:
@@ -76,13 +70,13 @@ def work(variables: Mapping[str, str], log: Path) -> None:
 def operate(variables: Mapping[str, str], log: Path, act: str, repack_id: int) -> None:
     """One act of an operator on a repack, such as `abort`; exits with 0 once it is done."""
     _begin(variables, log)
+    from workers import steering
     from workers.app import services
     from workers.store.repacks import get_repack
 
     with services().database.read() as connection:
         repack = get_repack(connection, repack_id)
-    with _time_limit():
-        getattr(importlib.import_module("workers.steering"), act)(services(), repack, actor="operator")
+    getattr(steering, act)(services(), repack, actor="operator")
 
 
 def _begin(variables: Mapping[str, str], log: Path) -> None:
@@ -103,28 +97,8 @@ _parent = 0
 
 
 def _attempt(task: Callable[[], object]) -> None:
-    """What Celery's pool does with a task: time it, and log what it raises."""
-    with _time_limit():
-        try:
-            task()
-        except Exception:
-            traceback.print_exc()
-
-
-def _limited(handle: Callable[[Any], None]) -> Callable[[Any], None]:
-    def limited(message: Any) -> None:
-        with _time_limit():
-            handle(message)
-
-    return limited
-
-
-@contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    """SIGALRM ends the process where nobody handles it, whatever its threads do."""
-    is_hang = "=hang" in os.environ["KEYREPACK_FAILPOINT"]
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT if is_hang else LAX_LIMIT)
+    """What Celery's pool does with what a task raises: it is logged, and the next one has its turn."""
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        task()
+    except Exception:
+        traceback.print_exc()
