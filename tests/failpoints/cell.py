@@ -87,9 +87,12 @@ class Cell:
         self.marker = folder / "fired"
         managed = folder / "managed.key"
         shutil.copy2(ground.managed_key_file, managed)
-        # No failpoint in here: this process judges.
+        # No failpoint in here: this process judges. What it walks by hand it leaves in the middle.
         self.settings = Settings(
-            database_url=ground.database_url, broker_url=ground.broker_url, managed_key_file=managed, **SMALL
+            database_url=ground.database_url,
+            broker_url=ground.broker_url,
+            managed_key_file=managed,
+            **(SMALL | {"slice_seconds": 0.001}),
         )
         values: dict[str, object] = (
             SMALL
@@ -257,7 +260,7 @@ def be_aborted(cell: Cell) -> None:
 def be_stopped(cell: Cell) -> None:
     """A renewal is stopped where it stands; the next deep repack picks up what is left."""
     repack = cell.start_by_hand(cell.ground.targets[0])
-    while cell.services.database and not _is_renewing(cell, repack):
+    while not _is_renewing(cell, repack):
         walk_slice(cell.services, repack.id)
     cell.operate("stop", repack)
     cell.start_workers()
