@@ -12,11 +12,13 @@ DATA_KEYS ?= 100000
 DEMO_FLAGS ?=
 UP_FLAGS ?=
 BENCH_FLAGS ?=
+MINUTES ?= 10
+SOAK_FLAGS ?=
 PYTEST_FLAGS ?=
 # Tests that start worker processes run one at a time: they measure leases and deadlines on the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo up test check bench constraints
+.PHONY: help setup demo up test check bench soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
@@ -46,6 +48,9 @@ check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import con
 
 bench: $(VENV)/.dev ## Measure what is promised in figures: repacks beside the ceiling, locks, rotations, polls
 	$(BIN)/python -m tests.bench $(BENCH_FLAGS)
+
+soak: $(VENV)/.dev ## Kill, lose, double and refuse at random while repacks run; MINUTES=10
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK_FLAGS)
 
 constraints: $(VENV)/.dev ## Write deploy/constraints.txt anew from what .venv holds
 	{ head -n 1 deploy/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > $(VENV)/constraints.txt

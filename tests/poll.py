@@ -11,7 +11,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.02
 
 
-def poll(condition: Callable[[], T], deadline: float, what: str) -> T:
+def poll(condition: Callable[[], T], deadline: float, what: str, *, every: float = LOOK_SECONDS) -> T:
     """The first true value of `condition` within `deadline` seconds. Raises AssertionError that names `what`."""
     end = time.monotonic() + deadline
     while True:
@@ -19,4 +19,4 @@ def poll(condition: Callable[[], T], deadline: float, what: str) -> T:
             return value
         if time.monotonic() >= end:
             raise AssertionError(f"not within {deadline} s: {what} (last: {value!r})")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(every)

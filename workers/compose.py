@@ -15,6 +15,7 @@ from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
 from workers.epochs import Bell, Epochs, QuietBell, RedisBell
+from workers.failpoints import Failpoint, arm
 from workers.kms.aws import AwsKms
 from workers.kms.aws_access import read_access
 from workers.kms.managed import ManagedKms
@@ -44,6 +45,7 @@ def build_services(
     providers: list[KmsProvider] | None = None,
 ) -> Services:
     """A process's services. `close` them when done. Without a `bell` no thread watches for locks: readers ask."""
+    arm_failpoints(settings)
     database = Database(settings.database_url.get_secret_value())
     kms = KmsRegistry(providers if providers is not None else _providers(settings, database))
     loop = Loop()
@@ -62,6 +64,12 @@ def build_services(
         wake=wake or Silence(),
         owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
     )
+
+
+def arm_failpoints(settings: Settings) -> None:
+    """Arm the failpoint that the settings name; they refuse it outside tests."""
+    if settings.failpoint is not None:
+        arm(Failpoint.parse(settings.failpoint, marker=settings.failpoint_marker))
 
 
 def process_services(settings: Settings, wake: Waker) -> Services:

@@ -16,7 +16,9 @@ from kombu import Consumer
 from producers.topology import events_queue
 from schemas.errors import KeyrepackError
 from workers.app import app, services, settings, waker
+from workers.compose import arm_failpoints
 from workers.errors import DatabaseFailed, NotConfigured
+from workers.failpoints import Point, reach
 from workers.intake import handle_event, is_at_once, take_event
 from workers.logs import log
 from workers.sources import Sources
@@ -40,6 +42,7 @@ class EventConsumer(bootsteps.ConsumerStep):
     def on_message(self, message: Any) -> None:
         """Take one message. Where the database is away, or nobody can say who may say what, it goes back."""
         if self._database is None:
+            arm_failpoints(settings)
             self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         try:
@@ -55,6 +58,7 @@ class EventConsumer(bootsteps.ConsumerStep):
             time.sleep(PAUSE_SECONDS)
             message.requeue()
             return
+        reach(Point.EVENT_TAKEN)
         is_done = waiting is not None and self._did_at_once(waiting, self._database)
         message.ack()  # R8: after what is done at once: a broker that has just stopped must not hold a revocation up
         if waiting is not None and not is_done:

@@ -23,6 +23,7 @@ from schemas.keys import MainKeyUri
 from schemas.states import Mode
 from workers import locking, watching
 from workers.errors import AlreadyInForce, LostRace, NotFound, Permanent
+from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.retry import again_after_conflict
@@ -169,6 +170,7 @@ def _settle(inbox_id: int, **outcome: Any) -> Callable[[Connection], None]:
         if received is None or received.state != "received":
             raise _HandledMeanwhile("The event has had its effect.")
         inbox.settle(connection, inbox_id, state=HANDLED, outcome=outcome)
+        reach(Point.EVENT_SETTLED)
 
     return settle
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from schemas.states import RUNNING, RepackState
 from workers.errors import Cause, KmsRefused, KmsUnreachable, NotFound, WrapRefused
+from workers.failpoints import Point, reach
 from workers.kms.port import encryption_context
 from workers.logs import log
 from workers.retry import again_after_conflict
@@ -269,6 +270,7 @@ def _lock(
     refused = kms_cause.value if kms_cause else None
     facts = {"cause": lock.value, "kms_cause": refused, "detail": detail, "epoch": epoch}
     _tell(connection, "environment.lost" if lock == Lock.LOST else "environment.locked", environment, actor, facts)
+    reach(Point.LOCK_WRITTEN)
     log.warning("environment.locked", environment=str(environment.environment_id), cause=lock.value)
 
 
@@ -304,6 +306,7 @@ def _tell_of_workspace(
 
 def _announce(services: Services, environments: list[Environment], resumed: Iterable[int] = ()) -> None:
     """After the commit: every process drops its plaintext, repacks go on, and whoever waits for events hears of it."""
+    reach(Point.LOCK_COMMITTED)
     if environments:
         services.epochs.announce([environment.environment_id for environment in environments])
         for repack in resumed:

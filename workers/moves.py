@@ -10,6 +10,7 @@ from typing import Any
 from schemas.keys import MainKeyUri
 from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
+from workers.failpoints import Point, reach
 from workers.kms.port import RootWrap, encryption_context
 from workers.rewrap import check_fingerprint
 from workers.store.database import Connection
@@ -48,6 +49,7 @@ class MoveWalk:
         calls = services.kms.total_calls()
         outcomes = services.loop.run(self._move_all(roots))
         kms_calls = services.kms.total_calls() - calls
+        reach(Point.MOVE_PREPARED)
         return _batch(self._run, self._shard, cursor, list(zip(roots, outcomes, strict=True)), kms_calls)
 
     async def _move_all(self, roots: list[Root]) -> list[Outcome]:
@@ -69,6 +71,7 @@ class MoveWalk:
                 return await target.rewrap(wrap.wrapped, context, MainKeyUri.parse(wrap.main_key))
             opened = await source.unwrap(wrap.wrapped, context)
             check_fingerprint(opened.material, environment=environment, key=root.key_id, born_with=root.fingerprint)
+            reach(Point.MOVE_UNWRAPPED)
             return await target.wrap(opened.material, context)
         except (WrapRefused, KmsRefused, KmsUnreachable) as error:
             return error

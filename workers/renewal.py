@@ -11,6 +11,7 @@ from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.chain import OpenedVersions
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
+from workers.failpoints import Point, reach
 from workers.minting import Minted, check_tops, mint_child, mint_roots, store_version
 from workers.rewrap import Rewrapped, refuse_group, rewrap_group
 from workers.store.database import Connection
@@ -79,6 +80,7 @@ class RenewWalk:
         else:
             fresh, refused = self._mint_children(rows)
             self._refused |= refused.keys()
+        reach(Point.MINT_PREPARED)
         return MintBatch(
             run=run,
             cursor=cursor,
@@ -146,6 +148,7 @@ def prepare_rewrap(
     calls = services.kms.total_calls()
     stale = [group for group in groups if group.parent_version != _active(group, parents)]
     opened = services.chain.open(environment, _pairs(stale, parents))
+    reach(Point.RENEW_OPENED)
     seen = sum(len(group.ids) for group in groups)
     batch = RewrapBatch(
         run=run,
@@ -159,6 +162,7 @@ def prepare_rewrap(
     for group in stale:
         new = _active(group, parents)
         batch.add(group, new, _rewrapped(run, group, parents, opened, new))
+    reach(Point.RENEW_PREPARED)
     return batch
 
 
@@ -241,6 +245,7 @@ class MintBatch:
             keys=[_unminted(row, self.refused[row.id]) for row in self.rows if row.id in self.refused],
         )
         held = len(self.refused)
+        reach(Point.MINT_WRITTEN)
         return Tally(seen=held, quarantined=held, minted=len(self.stored), kms_calls=self.kms_calls)
 
     def written(self) -> None:
@@ -310,6 +315,7 @@ class RewrapBatch:
         for pair, count in sorted(self.wraps.items()):
             add_wraps(connection, pair, count)
         set_aside(connection, repack=repack.id, environment=repack.environment, stage=self.stage, keys=self.refused)
+        reach(Point.RENEW_SWAPPED)
         return Tally(
             seen=self.seen,
             rewrapped=swapped,

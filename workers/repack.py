@@ -27,6 +27,7 @@ from workers.errors import (
     LostRace,
     RepackConflict,
 )
+from workers.failpoints import Point, reach
 from workers.locking import suspect
 from workers.logs import log
 from workers.moves import MoveWalk
@@ -72,6 +73,9 @@ WALKS: dict[Stage, Callable[[Run, Shard], Walk]] = {
     Stage.RENEW: RenewWalk,
     Stage.SHRED: ShredWalk,
 }
+
+WRITTEN = {Stage.MOVE: Point.MOVE_WRITTEN, Stage.RENEW: Point.RENEW_WRITTEN, Stage.SHRED: Point.SHRED_WRITTEN}
+COMMITTED = {Stage.MOVE: Point.MOVE_COMMITTED, Stage.RENEW: Point.RENEW_COMMITTED, Stage.SHRED: Point.SHRED_COMMITTED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
             settle(connection, found)
         return found
     probe = probe_replacement(services, request.environment, source, target)
+    reach(Point.START_PROBED)
     if not probe.is_clear:
         raise probe.failure()
     is_same = str(target) == source.main_key and probe.generation == source.generation
@@ -134,6 +139,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
     with services.database.write() as connection:
         repack = _create(connection, services, request, source, target, probe, ranges)
         settle(connection, repack)
+    reach(Point.START_COMMITTED)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
     services.wake.repack(repack.id, times=len(ranges) or 1)
     services.wake.outbox()
@@ -255,6 +261,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
                 repack = get_repack(connection, repack_id)
                 environment = get_environment(connection, repack.environment)
             if shard is not None:
+                reach(Point.SHARD_CLAIMED)
                 walk_shard(Run(services=services, repack=repack, environment=environment), shard, deadline)
     except (KmsRefused, KmsUnreachable) as error:
         block(services, repack, error)
@@ -297,6 +304,7 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
                 break
     finally:
         if not done:
+            reach(Point.SHARD_LEFT)
             _release(run, shard)
 
 
@@ -324,6 +332,8 @@ def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
             lease_seconds=settings.lease_seconds,
         )
         _tell_quarantine(connection, run, tally)
+        reach(WRITTEN[shard.stage])
+    reach(COMMITTED[shard.stage])
     batch.written()
     log.debug("shard.checkpointed", shard=shard.id, seen=tally.seen, rewrapped=tally.rewrapped)
     return shard
@@ -352,6 +362,7 @@ def advance(services: Services, repack: Repack) -> bool:
     """
     following = next_stage(services, repack)
     ranges = plan_stage(services, repack, following) if following else []
+    reach(Point.STAGE_PLANNED)
     with services.database.write() as connection:
         environment = lock_environment(connection, repack.environment)
         current = get_repack(connection, repack.id)
@@ -365,6 +376,8 @@ def advance(services: Services, repack: Repack) -> bool:
             _finish(connection, services, current)
         else:
             _enter(connection, services, current, following, ranges)
+            reach(Point.STAGE_WRITTEN)
+    reach(Point.STAGE_COMMITTED)
     services.wake.repack(repack.id, times=len(ranges))
     services.wake.outbox()
     return True
@@ -425,6 +438,7 @@ def _close_move(connection: Connection, services: Services, repack: Repack, envi
             repack_id=repack.repack_id,
             facts=facts,
         )
+    reach(Point.CLOSE_WRITTEN)
     return True
 
 
@@ -453,3 +467,4 @@ def _finish(connection: Connection, services: Services, repack: Repack) -> None:
             "kms_calls": totals.kms_calls + repack.kms_calls,
         },
     )
+    reach(Point.FINISH_WRITTEN)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
+
+from workers.failpoints import Failpoint
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -108,6 +110,15 @@ class Settings(BaseSettings):
     allow_memory_kms: bool = Field(
         default=False, description="Open `memory:` main keys: tests only, they die with the process."
     )
+    allow_failpoints: bool = Field(default=False, description="Let `failpoint` be armed: tests only.")
+    failpoint_marker: Path | None = Field(
+        default=None,
+        description="File that is made when the failpoint fires: it fires once. Without one: always.",
+    )
+    failpoint: str | None = Field(
+        default=None,
+        description="POINT=kill, raise, hang or delay:SECONDS: where a process fails, and how. Tests only.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -140,6 +151,17 @@ class Settings(BaseSettings):
         is_secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
         if not is_secure or not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("give https://HOST:PORT (http only for 127.0.0.1, ::1 or localhost), and nothing else")
+        return value
+
+    @field_validator("failpoint")
+    @classmethod
+    def _is_a_test(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """An operator who sets one by mistake is told, and nothing starts."""
+        if value is None:
+            return None
+        if not info.data.get("allow_failpoints"):
+            raise ValueError("failpoints are for tests: unset it, or set KEYREPACK_ALLOW_FAILPOINTS in a test")
+        Failpoint.parse(value)
         return value
 
     @property

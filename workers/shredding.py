@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
+from workers.failpoints import Point, reach
 from workers.renewal import prepare_rewrap
 from workers.rewrap import seal
 from workers.store.database import Connection
@@ -155,6 +156,7 @@ class ShredBatch:
             self.cursor = self.before
         else:
             self.cursor = (self.links[-1].id, END)  # a try that was given up may have found some
+        reach(Point.SHRED_PROVED)
         return Tally(shredded=shred(connection, [link.pair for link in links if link.pair not in busy]))
 
     def written(self) -> None:

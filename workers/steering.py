@@ -18,6 +18,7 @@ from workers.errors import (
     KmsUnreachable,
     RepackConflict,
 )
+from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.probe import probe_replacement
 from workers.retry import again_after_conflict
@@ -97,7 +98,7 @@ def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -
         set_top_state(connection, current.environment, current.to_top, TopState.WITHDRAWN)
         set_top_state(connection, current.environment, current.from_top, TopState.ACTIVE)
         release(connection, current.environment)
-        return change_state(
+        changed = change_state(
             connection,
             current,
             RepackState.ABORTED,
@@ -105,6 +106,8 @@ def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -
             actor=actor,
             facts={"reason": reason, "in_force": current.source_key},
         )
+        reach(Point.ABORT_WRITTEN)
+        return changed
 
     return _steer(services, repack, write)
 
@@ -121,9 +124,11 @@ def stop(services: Services, repack: Repack, *, actor: str, reason: str = "") ->
         if current.stage == Stage.MOVE:
             raise IllegalMove(action="stopped", state=f"{current.state.value}, in its move", allowed=["aborted"])
         shards.close_shards(connection, current.id)
-        return change_state(
+        changed = change_state(
             connection, current, RepackState.STOPPED, "repack.stopped", actor=actor, facts={"reason": reason}
         )
+        reach(Point.STOP_WRITTEN)
+        return changed
 
     return _steer(services, repack, write)
 
@@ -261,6 +266,7 @@ def _steer(services: Services, repack: Repack, write: Callable[[Connection, Repa
     with services.database.write() as connection:
         lock_environment(connection, repack.environment)
         changed = write(connection, get_repack(connection, repack.id))
+    reach(Point.STEER_COMMITTED)
     if changed.is_running:
         services.wake.repack(changed.id)
     services.wake.outbox()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from producers.publisher import KombuPublisher, MemoryPublisher
 from schemas.states import RUNNING, RepackState
 from workers import uploads
+from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.resealing import reseal
 from workers.retry import again_after_conflict
@@ -41,6 +42,7 @@ def take_tick(services: Services, job: str, seconds: float) -> bool:
 
 def sweep(services: Services) -> Swept:
     """Wake every running repack that nobody walks, every blocked one whose time has come, every event; and tidy up."""
+    reach(Point.SWEEP_TICKED)
     with services.database.read() as connection:
         running = list_repacks(connection, states=RUNNING | {RepackState.BLOCKED}, limit=10_000)
         todo: list[tuple[int, int]] = []
@@ -75,7 +77,9 @@ def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublish
             waiting = outbox.claim_unpublished(connection, limit=PUBLISHED_AT_ONCE)
         if not waiting:
             return total
+        reach(Point.OUTBOX_CLAIMED)
         publisher.publish_all([(body, name) for _, name, body in waiting])
+        reach(Point.OUTBOX_PUBLISHED)
         with services.database.write() as connection:
             outbox.mark_published(connection, [row for row, _, _ in waiting])
         total += len(waiting)

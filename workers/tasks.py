@@ -8,6 +8,7 @@ from producers.publisher import BrokerAway, KombuPublisher
 from workers import intake, repack, sweeper, watching
 from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
 from workers.errors import NotFound, Transient
+from workers.failpoints import Point, reach
 from workers.logs import log
 
 
@@ -17,6 +18,7 @@ def walk(repack_id: int) -> None:
     structlog.contextvars.bind_contextvars(repack=repack_id)
     try:
         if repack.walk_slice(services(), repack_id):
+            reach(Point.SLICE_ENDED)
             waker.repack(repack_id)
     except (NotFound, Transient) as error:
         log.warning("slice.left", code=error.code, why=str(error))

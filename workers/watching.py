@@ -23,6 +23,7 @@ from schemas.errors import KeyrepackError
 from schemas.states import Mode
 from workers import locking
 from workers.errors import Cause, KmsRefused, KmsUnreachable, NotConfigured
+from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.services import Services
@@ -106,6 +107,7 @@ async def look(services: Services, uri: str) -> Seen:
 
 def take_note(services: Services, sights: list[Seen]) -> None:
     """Record what was seen, and see to what follows from it."""
+    reach(Point.POLL_LOOKED)
     usual, before = services.settings.poll_interval, {}
     with services.database.write() as connection:
         main_keys.put_off(connection, [seen.key for seen in sights if not seen.asked])
@@ -115,6 +117,7 @@ def take_note(services: Services, sights: list[Seen]) -> None:
                     connection, seen.key, generation=seen.generation, cause=seen.cause, detail=seen.detail,
                     answered=seen.answered, usual=usual,
                 )  # fmt: skip
+    reach(Point.POLL_RECORDED)
     for seen in sights:
         known = before.get(seen.key)
         if known is not None and seen.answered:
@@ -152,6 +155,7 @@ async def _due(services: Services, most: int) -> AsyncIterator[str]:
             return main_keys.claim_due(connection, limit=limit)
 
     while most > 0 and (uris := await asyncio.to_thread(claim, min(most, CLAIMED_AT_ONCE))):
+        reach(Point.POLL_CLAIMED)
         most -= len(uris)
         for uri in uris:
             yield uri

@@ -30,17 +30,24 @@ def verify(
     environment: Annotated[
         str | None, typer.Argument(metavar="[ENV]", help="One environment; all if left out.")
     ] = None,
+    invariants: Annotated[
+        bool, typer.Option("--invariants", help="Judge what must hold of keys, repacks, audit and outbox as well.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Open every key and check that it is the one it was born as. Changes nothing.
 
-    Exit status 1 if any key does not open. Stale keys open all the same; the next deep repack moves them.
+    Exit status 1 if any key does not open, or any invariant does not hold. Stale keys open all the same; the next deep
+    repack moves them.
     """
     from workers.store.environments import find_environment, list_environments
 
     with opened() as services:
         with services.database.read() as connection:
             chosen = [find_environment(connection, environment)] if environment else list_environments(connection)
+        if invariants:
+            _judge(services, chosen)
+            return
         reports = [_verify(services, one) for one in chosen]
     is_whole = not any(report.broken for report in reports)
     rows = [
@@ -54,6 +61,25 @@ def verify(
     )
     if not is_whole:
         _name_broken(reports)
+        raise typer.Exit(1)
+
+
+def _judge(services: Services, environments: list[Environment]) -> None:
+    """Every invariant with its verdict, and what breaks it."""
+    from workers.invariants import check_invariants
+
+    verdicts = check_invariants(services, environments)
+    is_whole = all(verdict.held for verdict in verdicts)
+    rows = [(one.invariant, "held" if one.held else "BROKEN", one.sentence) for one in verdicts]
+    say(
+        {"ok": is_whole, "invariants": [asdict(verdict) for verdict in verdicts]},
+        lambda out: out.print(table(["invariant", "verdict", "what must hold"], rows)),
+    )
+    breaches = [(one.invariant, breach) for one in verdicts for breach in one.breaches]
+    if breaches and not wishes.json:
+        console().print()
+        console().print(table(["invariant", "what breaks it"], breaches))
+    if not is_whole:
         raise typer.Exit(1)
 
 

@@ -112,12 +112,16 @@ def read_head(connection: Connection) -> tuple[int, bytes]:
     return (head.seq, head.hash) if head else (0, GENESIS)
 
 
-def records(connection: Connection, *, after: int = 0, repack_id: UUID | None = None) -> Iterator[AuditRecord]:
+def records(
+    connection: Connection, *, after: int = 0, repack_id: UUID | None = None, environment_id: UUID | None = None
+) -> Iterator[AuditRecord]:
     """The records after `after` in order, a page at a time."""
     while True:
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(_PAGE)
         if repack_id is not None:
             query = query.where(audit.c.repack_id == repack_id)
+        if environment_id is not None:
+            query = query.where(audit.c.environment_id == environment_id)
         page = [AuditRecord(**row) for row in connection.execute(query).mappings()]
         yield from page
         if len(page) < _PAGE:

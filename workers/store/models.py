@@ -211,6 +211,23 @@ shards = Table(
     **HALF_FULL,
 )
 
+# One row a claim and a checkpoint of a shard, in the order in which they committed: what `invariants` judges by.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("shard", BigId, ForeignKey("shards.id"), nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("claimed", Boolean, nullable=False),  # the lease begins here; false: a batch was committed under it
+    Column("epoch", Integer, nullable=False),  # the environment's, as it was in this very transaction (R8)
+    Column("cursor_parent", BigId, nullable=False),
+    Column("cursor_key", BigId, nullable=False),
+    Column("seen", BigId, nullable=False),  # by this batch
+    Column("rewrapped", BigId, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("ix_checkpoints_shard", "shard", "id"),
+)
+
 quarantine = Table(
     "quarantine",
     metadata,

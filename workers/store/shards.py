@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import LeaseLost
-from workers.store.models import shards
+from workers.store.models import checkpoints, environments, repacks, shards
 from workers.store.pages import Cursor
 from workers.store.types import db_now
 
@@ -131,7 +131,9 @@ def claim_shard(connection: Connection, repack: int, *, owner: str, lease_second
         )
         .returning(shards)
     )
-    return _shard(connection.execute(claim).one())
+    shard = _shard(connection.execute(claim).one())
+    _write_down(connection, shard, claimed=True)
+    return shard
 
 
 def checkpoint(
@@ -163,7 +165,32 @@ def checkpoint(
     row = connection.execute(statement).first()
     if row is None:
         raise LeaseLost(shard=shard.id, why="Its lease ran out, or it was closed.")
-    return _shard(row)
+    shard = _shard(row)
+    _write_down(connection, shard, claimed=False, seen=tally.seen, rewrapped=tally.rewrapped)
+    return shard
+
+
+def _write_down(connection: Connection, shard: Shard, *, claimed: bool, seen: int = 0, rewrapped: int = 0) -> None:
+    """One row of a shard's history. Its row is locked, so the order of rows is the order of commits."""
+    epoch = (
+        select(environments.c.epoch)
+        .join(repacks, repacks.c.environment == environments.c.id)
+        .where(repacks.c.id == shard.repack)
+        .scalar_subquery()
+    )
+    connection.execute(
+        insert(checkpoints).values(
+            shard=shard.id,
+            token=shard.token,
+            claimed=claimed,
+            epoch=epoch,
+            cursor_parent=shard.cursor[0],
+            cursor_key=shard.cursor[1],
+            seen=seen,
+            rewrapped=rewrapped,
+            at=db_now(),
+        )
+    )
 
 
 def release_shard(connection: Connection, shard: Shard) -> None:

@@ -1,0 +1,1 @@
+"""Every failpoint with every action, in real processes that are really killed, on both databases."""
