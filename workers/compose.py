@@ -14,6 +14,7 @@ from redis import Redis
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.counters import Counters
 from workers.epochs import Bell, Epochs, QuietBell, RedisBell
 from workers.kms.aws import AwsKms
 from workers.kms.aws_access import read_access
@@ -45,10 +46,11 @@ def build_services(
 ) -> Services:
     """A process's services. `close` them when done. Without a `bell` no thread watches for locks: readers ask."""
     database = Database(settings.database_url.get_secret_value())
-    kms = KmsRegistry(providers if providers is not None else _providers(settings, database))
+    counters = Counters()
+    kms = KmsRegistry(providers if providers is not None else _providers(settings, database), counters)
     loop = Loop()
     cache: PlaintextCache[Pair] = PlaintextCache(ttl=settings.cache_ttl, size=settings.cache_size, clock=time.monotonic)
-    epochs = Epochs(database, bell, time.monotonic)
+    epochs = Epochs(database, bell, time.monotonic, counters)
     epochs.keep_honest(cache)
     return Services(
         settings=settings,
@@ -60,8 +62,14 @@ def build_services(
         epochs=epochs,
         chain=Chain(database, kms, loop, cache, epochs),
         wake=wake or Silence(),
-        owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
+        owner=process_name(),
+        counters=counters,
     )
+
+
+def process_name() -> str:
+    """Who this process is: as an owner of leases, and among the workers."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
 
 def process_services(settings: Settings, wake: Waker) -> Services:

@@ -16,6 +16,7 @@ from schemas.keys import MainKeyUri, TopState
 from schemas.states import Mode, RepackState, Stage
 from workers.admission import MANAGED, require_interval, require_unlocked
 from workers.certificate import make_certificate
+from workers.counters import BATCH_SECONDS, LEASE_LOSSES
 from workers.errors import (
     AlreadyInForce,
     AnotherStarted,
@@ -261,6 +262,8 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         log.info("slice.found_lock", repack=str(repack.repack_id), cause=error.cause)
         return False
     except LostRace as error:
+        if isinstance(error, LeaseLost):
+            services.counters.count(LEASE_LOSSES)
         log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))
     return repack.is_running
 
@@ -280,8 +283,10 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
     done = False
     try:
         while not done:
+            begun = run.services.clock()
             batch = walk.prepare(shard.cursor)
             shard = commit_batch(run, shard, batch)
+            run.services.counters.observe(BATCH_SECONDS, shard.stage.value, seconds=run.services.clock() - begun)
             if batch.failure is not None:
                 raise batch.failure
             done = batch.is_last

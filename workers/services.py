@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.counters import Counters
 from workers.epochs import Epochs
 from workers.kms.registry import KmsRegistry
 from workers.rewrap import RandomBytes
@@ -34,6 +35,7 @@ class Services:
     chain: Chain
     wake: Waker
     owner: str
+    counters: Counters = field(default_factory=Counters)
     clock: Callable[[], float] = time.monotonic
     random: RandomBytes = field(default=os.urandom, repr=False)
 

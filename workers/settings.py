@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=600, description="How long a shard stays a worker's without a checkpoint."
     )
     sweep_seconds: float = Field(default=15.0, gt=0, description="How often the sweeper wakes what lies idle.")
+    canary_seconds: float = Field(
+        default=15.0, gt=0, description="How often a canary is sent through each queue: what shows that it is served."
+    )
+    audit_verify_seconds: float = Field(
+        default=3600.0, gt=0, description="How often the audit chain is followed from its beginning to its head."
+    )
     visibility_timeout: int = Field(
         default=300, ge=30, description="Seconds after which Redis hands an unacknowledged message out again."
     )

@@ -14,7 +14,17 @@ from kombu.transport.redis import Channel
 from producers.publisher import TRANSPORT_OPTIONS
 from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
 from workers import tasks
-from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, celery_settings, make_app
+from workers.app import (
+    CANARY,
+    HANDLE_EVENT,
+    POLL_MAIN_KEYS,
+    PUBLISH_OUTBOX,
+    SWEEP,
+    WALK,
+    app,
+    celery_settings,
+    make_app,
+)
 from workers.settings import Settings
 
 SETTINGS = celery_settings(Settings())
@@ -107,9 +117,9 @@ def test_urgent_messages_come_first(celery: Celery) -> None:
 
 
 def test_only_our_own_tasks_can_be_called() -> None:
-    """Whoever can push to the broker can call any registered task: there are five, and none of Celery's own."""
+    """Whoever can push to the broker can call any registered task: there are six, and none of Celery's own."""
     assert tasks.app is app
-    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS}
+    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS, CANARY}
 
 
 def test_a_task_takes_one_id_at_most() -> None:
@@ -122,7 +132,7 @@ def test_beat_sends_our_jobs_alone() -> None:
     """Celery's own daily clean-up of results, which we have not, is not on the clock."""
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
-    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP, POLL_MAIN_KEYS}
+    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP, POLL_MAIN_KEYS, CANARY}
     assert all(entry.options["queue"] == HOUSEKEEPING for entry in scheduler.schedule.values())
     assert all(entry.options["expires"] > 0 for entry in scheduler.schedule.values())
 
