@@ -30,11 +30,11 @@ class Series:
             self._samples.append(self._newest)
 
     def rate(self, seconds: float) -> float | None:
-        """A second, over the last `seconds`, or since the first sample. None where there is but one."""
+        """A second, over the last `seconds` or a sample more; since the first where they are not so many. None: one look."""
         if self._newest is None:
             return None
         at, count = self._newest
-        since = next((sample for sample in self._samples if sample[0] >= at - seconds), self._newest)
+        since = next((sample for sample in reversed(self._samples) if sample[0] <= at - seconds), self._samples[0])
         return (count - since[1]) / (at - since[0]) if at > since[0] else None
 
     def points(self) -> list[tuple[float, float]]:

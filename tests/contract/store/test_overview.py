@@ -12,7 +12,7 @@ from schemas.states import Mode, Stage
 from tests.engine import World, usual_tree
 from workers import canaries, locking, sweeper
 from workers.counters import BATCH_SECONDS, BUCKET, LEASE_LOSSES, MESSAGES_TAKEN, SUM, Counters
-from workers.overview import Overview, Watch
+from workers.overview import SILENT_SECONDS, Overview, Watch
 from workers.presence import Presence
 from workers.queues import BrokerCounts, QueueCount
 from workers.repack import walk_slice
@@ -107,6 +107,19 @@ def test_a_worker_that_was_forgotten_comes_back(world: World) -> None:
     frozen.write()
     with world.main.database.read() as connection:
         assert {worker.owner for worker in list_workers(connection)} == {fresh.owner, frozen.owner}
+
+
+def test_a_worker_that_is_not_heard_of_is_silent(world: World, watch: Watch) -> None:
+    """It was killed, is frozen, or cannot reach the database; it serves no queue then."""
+    presence_of(world.main, REPACKS).write()
+    seen = watch.look()
+    assert [worker.is_silent for worker in seen.workers] == [False]
+    assert {queue.name: queue.consumers for queue in seen.queues}[REPACKS] == 1
+    with world.main.database.write() as connection:
+        connection.execute(models.workers_seen.update().values(seen_at=time.time() - SILENT_SECONDS - 5))
+    seen = watch.look()
+    assert [worker.is_silent for worker in seen.workers] == [True]
+    assert {queue.name: queue.consumers for queue in seen.queues}[REPACKS] == 0
 
 
 def test_a_canary_is_known_by_its_queue(world: World, watch: Watch) -> None:
