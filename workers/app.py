@@ -68,7 +68,7 @@ def _canaries(seconds: float) -> dict[str, dict[str, Any]]:
             "task": CANARY,
             "args": (name,),
             "schedule": seconds,
-            "options": {"queue": Queue(name), "declare": [], "expires": seconds * 2},
+            "options": {"queue": Queue(name), "declare": [], "expires": WAKE_UP_LIFETIME},
         }
         for name in QUEUES
     }

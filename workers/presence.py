@@ -25,6 +25,12 @@ WRITE_SECONDS = 5.0
 
 VERSION = version("keyrepack")
 
+_writing = threading.Lock()
+"""Held while a row is written: a worker's main process forks at any time, and its child must not inherit a database
+library whose locks are held by a thread that the child does not have."""
+
+os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_writing.release)
+
 
 class Presence:
     """One process among the workers."""
@@ -61,7 +67,7 @@ class Presence:
         notice = self._counters.take_latest(LOCK_NOTICE_SECONDS)
         note = partial(note_worker, owner=self.owner, progressed=progressed, canary=canary, lock_notice_seconds=notice)
         try:
-            with self._database.write() as connection:
+            with _writing, self._database.write() as connection:
                 if not note(connection):
                     enter_worker(connection, self.owner, self._values)
                     note(connection)
@@ -78,7 +84,7 @@ class Presence:
             self._thread.join(WRITE_SECONDS)
         self.write()
         try:
-            with self._database.write() as connection:
+            with _writing, self._database.write() as connection:
                 leave_worker(connection, self.owner)
         except DatabaseAway as error:
             log.debug("presence.not_left", why=str(error))

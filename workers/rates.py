@@ -30,7 +30,7 @@ class Series:
             self._samples.append(self._newest)
 
     def rate(self, seconds: float) -> float | None:
-        """A second, over the last `seconds` or a sample more; since the first where they are not so many. None: one look."""
+        """A second, over the last `seconds`, a sample more, or since the first. None where there was but one look."""
         if self._newest is None:
             return None
         at, count = self._newest

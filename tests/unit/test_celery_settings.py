@@ -20,6 +20,7 @@ from workers.app import (
     POLL_MAIN_KEYS,
     PUBLISH_OUTBOX,
     SWEEP,
+    WAKE_UP_LIFETIME,
     WALK,
     app,
     celery_settings,
@@ -152,7 +153,7 @@ def test_a_canary_goes_straight_into_each_queue() -> None:
     for entry in entries:
         assert entry["options"]["queue"].name == entry["args"][0]
         assert (entry["options"]["queue"].exchange.name, entry["options"]["declare"]) == ("", [])
-        assert entry["options"]["expires"] == 2 * entry["schedule"], "they do not pile up where nobody takes them"
+        assert entry["options"]["expires"] == WAKE_UP_LIFETIME, "they do not pile up where nobody takes them"
 
 
 def test_beat_looks_up_often_enough() -> None:

@@ -19,6 +19,7 @@ from workers.cli import (
     policies,
     processes,
     repacks,
+    serving,
     setting_table,
     steering,
     up,
@@ -53,6 +54,7 @@ COMMANDS: Sequence[tuple[Command, str]] = (
     (demo.demo, TRY), (up.up, TRY), (processes.kms_simulator, TRY),
     (databases.migrate, RUN), (databases.doctor, RUN), (setting_table.settings, RUN),
     (processes.worker, RUN), (processes.beat, RUN),
+    (serving.metrics, RUN),
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
 )  # fmt: skip
 
@@ -65,6 +67,7 @@ GROUPS: Sequence[tuple[str, str, str, Mapping[str, Command]]] = (
     ("main-key", "Main keys for their whole life: replace, list, upload, revoke …", KEYS, MAIN_KEYS),
     ("managed-key", "The platform's own main key.", KEYS, managed_keys.COMMANDS),
     ("repack", "Look at repacks, and steer them.", REPACKS, repacks.COMMANDS | watching.COMMANDS | steering.COMMANDS),
+    ("health", "Whether workers make progress: for probes.", RUN, serving.COMMANDS),
     ("audit", "The audit chain.", PROOF, audits.COMMANDS),
     ("events", "Events from other services.", PROOF, events.COMMANDS),
 )  # fmt: skip
