@@ -153,8 +153,8 @@ def _main_keys(overview: Overview) -> Iterator[Metric]:
     yield _gauges("main_keys_unusable", "Of these, the ones refused or silent.", "cause", poll.by_cause)
     overdue = 0.0 if due is None else max(0.0, overview.now - due)
     yield _gauge("poll_overdue_seconds", "How late the look at a main key is that is most overdue.", overdue)
-    if poll.last_looked_at is not None:
-        yield _gauge("poll_last_look_timestamp_seconds", "When a main key was last looked at.", poll.last_looked_at)
+    looked = poll.last_looked_at or 0.0
+    yield _gauge("poll_last_look_timestamp_seconds", "When a main key was last looked at; 0: never.", looked)
     calls = CounterMetricFamily(
         PREFIX + "kms_calls", "Operations on main keys, by how they ended.", labels=["kms", "operation", "code"]
     )

@@ -22,6 +22,7 @@ from workers.cli import (
     serving,
     setting_table,
     steering,
+    top,
     up,
     uploads,
     verifying,
@@ -54,6 +55,7 @@ COMMANDS: Sequence[tuple[Command, str]] = (
     (demo.demo, TRY), (up.up, TRY), (processes.kms_simulator, TRY),
     (databases.migrate, RUN), (databases.doctor, RUN), (setting_table.settings, RUN),
     (processes.worker, RUN), (processes.beat, RUN),
+    (top.top, RUN),
     (serving.metrics, RUN),
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
 )  # fmt: skip
