@@ -144,6 +144,7 @@ root_wraps = Table(
 )
 
 _OPEN = text("state in (" + ", ".join(f"'{state}'" for state in sorted(OPEN)) + ")")
+_QUARANTINED = text("state = 'finished_with_quarantine'")
 
 repacks = Table(
     "repacks",
@@ -175,6 +176,7 @@ repacks = Table(
     Index("uq_repacks_open", "environment", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("ix_repacks_environment", "environment", "id"),
     Index("ix_repacks_ended_at", "ended_at"),
+    Index("ix_repacks_quarantined", "id", sqlite_where=_QUARANTINED, postgresql_where=_QUARANTINED),
 )
 
 shards = Table(

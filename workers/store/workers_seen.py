@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from schemas.states import OPEN
 from workers.store.models import repacks, shards, workers_seen
 from workers.store.shards import LEASED
 from workers.store.types import db_now
@@ -68,7 +67,7 @@ def list_workers(connection: Connection) -> list[WorkerSeen]:
     leases = (
         select(shards.c.owner, shards.c.id.label("lease"), shards.c.lease_until)
         .join(repacks, repacks.c.id == shards.c.repack)
-        .where(repacks.c.state.in_(OPEN), shards.c.state == LEASED, shards.c.lease_until >= db_now())
+        .where(repacks.c.ended_at.is_(None), shards.c.state == LEASED, shards.c.lease_until >= db_now())
     )
     held = {row.owner: (row.lease, row.lease_until) for row in connection.execute(leases)}
     query = select(workers_seen).order_by(workers_seen.c.name, workers_seen.c.pid)

@@ -57,10 +57,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_checks")),
     )
     op.create_index("ix_repacks_ended_at", "repacks", ["ended_at"], unique=False)
+    quarantined = sa.text("state = 'finished_with_quarantine'")
+    op.create_index(
+        "ix_repacks_quarantined",
+        "repacks",
+        ["id"],
+        unique=False,
+        sqlite_where=quarantined,
+        postgresql_where=quarantined,
+    )
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("ix_repacks_quarantined", table_name="repacks")
     op.drop_index("ix_repacks_ended_at", table_name="repacks")
     op.drop_table("audit_checks")
     op.drop_table("counters")
