@@ -31,6 +31,7 @@ from workers.store.database import Database
 from workers.store.keys import Pair
 from workers.store.pages import pages_for
 from workers.store.uploads import load_sealed
+from workers.tracing import open_tracer
 from workers.wake import Silence, Waker
 
 _lock = threading.Lock()
@@ -64,6 +65,7 @@ def build_services(
         wake=wake or Silence(),
         owner=process_name(),
         counters=counters,
+        tracer=open_tracer(settings.traces_endpoint),
     )
 
 

@@ -87,7 +87,8 @@ def handle_event(services: Services, inbox_id: int) -> None:
         return
     event = read_message(received.body)
     try:
-        _act(services, event, inbox_id)
+        with services.tracer.span("event.handle", type=event.type, inbox=inbox_id):
+            _act(services, event, inbox_id)
         log.info("event.handled", event_id=event.id, type=event.type)
     except _HandledMeanwhile:
         log.info("event.repeated", event_id=event.id)

@@ -64,7 +64,7 @@ from workers.store.repacks import (
 from workers.store.roots import count_unmoved
 from workers.store.shards import Range, Shard, Tally
 from workers.store.trees import check_tree, count_draining, deepest_level
-from workers.walks import Batch, Run, Walk
+from workers.walks import Batch, Run, Walk, traced
 
 WALKS: dict[Stage, Callable[[Run, Shard], Walk]] = {
     Stage.MOVE: MoveWalk,
@@ -132,6 +132,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
         repack = _create(connection, services, request, source, target, probe, ranges)
         settle(connection, repack)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
+    services.tracer.begin(repack.repack_id, "repack.started", mode=repack.mode.value)
     services.wake.repack(repack.id, times=len(ranges) or 1)
     services.wake.outbox()
     return repack
@@ -277,6 +278,7 @@ def _claim(services: Services, repack: Repack) -> Shard | None:
         )
 
 
+@traced("shard.walk")
 def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
     """Batch after batch until the shard or the slice ends. Whatever is raised, the lease is given back."""
     walk = WALKS[shard.stage](run, shard)
@@ -298,6 +300,7 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
                 shards.release_shard(connection, shard)
 
 
+@traced("batch.commit")
 def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
     """Keys, counts and cursor in one transaction, fenced by lease, state and epoch (R4, R8). Raises LeaseLost."""
     settings = run.services.settings

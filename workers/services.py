@@ -18,6 +18,7 @@ from workers.settings import Settings
 from workers.store.database import Database
 from workers.store.keys import Pair
 from workers.store.pages import Pages
+from workers.tracing import Tracer, Untraced
 from workers.wake import Waker
 
 
@@ -36,6 +37,7 @@ class Services:
     wake: Waker
     owner: str
     counters: Counters = field(default_factory=Counters)
+    tracer: Tracer = field(default_factory=Untraced)
     clock: Callable[[], float] = time.monotonic
     random: RandomBytes = field(default=os.urandom, repr=False)
 
@@ -46,3 +48,4 @@ class Services:
         self.loop.run(self.kms.close(), timeout=10)
         self.loop.close()
         self.database.close()
+        self.tracer.close()

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     hidden_generation_days: float = Field(
         default=90.0, gt=0, description="Days after which roots are rewrapped where a KMS hides its key's generation."
     )
+    traces_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Where traces are sent, OTLP over HTTP; needs the extra `otel`. Without it there are none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(
         default="json", description="One JSON object a line, or coloured text."
