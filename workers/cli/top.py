@@ -119,7 +119,7 @@ def _drawn(overview: Overview) -> Any:
             (
                 worker.seen.name, worker.seen.pid, " ".join(map(_short, worker.seen.queues)),
                 duration(overview.now - worker.seen.started_at), _since(worker.seen.progressed_at, overview.now),
-                _known(worker.seen.lease), worker.seen.version, "silent" if worker.is_silent else "",
+                worker.seen.lease or "", worker.seen.version, "silent" if worker.is_silent else "",
             )
             for worker in overview.workers
         ],
