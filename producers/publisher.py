@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
 from producers.signing import sign
-from producers.topology import EXCHANGE, events_queue
+from producers.topology import EXCHANGE, SENT_AT, events_queue
 from schemas.aws_events import read_message
 from schemas.errors import KeyrepackError
 from schemas.events import CONTENT_TYPE, INBOUND, read_data
@@ -78,9 +79,10 @@ class KombuPublisher:
                 producer = Producer(channel, exchange=EXCHANGE, auto_declare=True)
                 events_queue()(channel).declare()
                 for body, routing_key in events:
+                    stamped = {SENT_AT: time.time(), **(headers or {})}
                     producer.publish(
                         body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8",
-                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, retry=True, headers=dict(headers or {}),
+                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, retry=True, headers=stamped,
                         retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
                     )  # fmt: skip
         except (OperationalError, OSError, *self._connection.connection_errors) as error:

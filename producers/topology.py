@@ -30,6 +30,12 @@ HOUSEKEEPING = "keyrepack.housekeeping"
 WORK_QUEUES = (URGENT, HOUSEKEEPING, REPACKS)
 """In the order in which a worker on Redis serves them (queue_order_strategy `priority`)."""
 
+QUEUES = (EVENTS, *WORK_QUEUES)
+"""All of them: what is watched."""
+
+SENT_AT = "keyrepack_sent_at"
+"""The header that says when a message was sent, in seconds since the epoch by its sender's clock."""
+
 
 def events_queue() -> Queue:
     """The queue of inbound events, bound to every type this system acts on."""

@@ -11,10 +11,11 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from producers.publisher import TRANSPORT_OPTIONS
-from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, SENT_AT, URGENT, WORK_QUEUES
 from workers.clock import SharedClock
 from workers.compose import process_services
 from workers.logs import configure_logs, log
+from workers.presence import Presence
 from workers.services import Services
 from workers.settings import Settings
 from workers.store.database import Database
@@ -24,6 +25,7 @@ WALK = "keyrepack.walk"
 SWEEP = "keyrepack.sweep"
 PUBLISH_OUTBOX = "keyrepack.publish_outbox"
 POLL_MAIN_KEYS = "keyrepack.poll_main_keys"
+CANARY = "keyrepack.canary"
 
 WAKE_UP_LIFETIME = 120
 """Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
@@ -80,6 +82,22 @@ class CeleryWaker:
         return True
 
 
+def _canaries(seconds: float) -> dict[str, dict[str, Any]]:
+    """Beat sends one into each queue itself: a queue that nobody serves keeps no other one's canary from being sent.
+
+    Straight into the queue, and never declared here: the queue of events has its own exchange and arguments.
+    """
+    return {
+        f"canary to {name}": {
+            "task": CANARY,
+            "args": (name,),
+            "schedule": seconds,
+            "options": {"queue": Queue(name), "declare": [], "expires": WAKE_UP_LIFETIME},
+        }
+        for name in QUEUES
+    }
+
+
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings, each with its reason. Celery ignores unknown names in silence: a test checks every one."""
     sweep, poll = settings.sweep_seconds, settings.poll_tick
@@ -116,10 +134,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_max_memory_per_child": 400_000,  # kB; a leak ends with its process, at a slice's end
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # the work is in the database, not in the message
         "beat_scheduler": "celery.beat:Scheduler",  # no file of its own: ticks are rows
-        "beat_max_loop_interval": min(5.0, sweep, poll),
+        "beat_max_loop_interval": min(5.0, sweep, poll, settings.canary_seconds),
         "beat_schedule": {
             "sweep": {"task": SWEEP, "schedule": sweep, "options": {"queue": HOUSEKEEPING, "expires": sweep * 2}},
             "poll": {"task": POLL_MAIN_KEYS, "schedule": poll, "options": {"queue": HOUSEKEEPING, "expires": poll * 2}},
+            **_canaries(settings.canary_seconds),
         },
     }
 
@@ -150,6 +169,8 @@ def _ask_database(settings: Settings) -> float:
 settings = Settings()
 app = make_app(settings)
 waker = CeleryWaker(app)
+seat: dict[str, Any] = {"name": "", "queues": ()}
+"""Which worker this process and the children it forks belong to, and what that one serves."""
 
 
 def services() -> Services:
@@ -162,12 +183,39 @@ def _setup_logging(**_: Any) -> None:
     configure_logs(settings)
 
 
+@signals.before_task_publish.connect
+def _stamp(headers: dict[str, Any], **_: Any) -> None:
+    """How long a message has been in its queue is read off it: no broker tells."""
+    headers[SENT_AT] = time.time()
+
+
+@signals.celeryd_after_setup.connect
+def _take_seat(sender: str, instance: Any, **_: Any) -> None:
+    """In the worker's main process, before it forks."""
+    seat.update(name=sender, queues=tuple(instance.app.amqp.queues.consume_from))
+
+
 @signals.worker_process_init.connect
 def _after_fork(**_: Any) -> None:
-    """One engine, one event loop and one KMS client a child, made here."""
-    services()
+    """One engine, one event loop and one KMS client a child, made here; and its row among the workers."""
+    global _presence
+    own = services()
+    _presence = Presence(own.database, own.counters, owner=own.owner, **seat)
+    _presence.start()
+
+
+_presence: Presence | None = None  # a child's
+
+
+@signals.task_postrun.connect
+def _note_progress(task: Any, **_: Any) -> None:
+    if _presence is not None:
+        queue = (task.request.delivery_info or {}).get("routing_key", "")
+        _presence.note_progress(queue if queue in QUEUES else HOUSEKEEPING, canary=task.name == CANARY)
 
 
 @signals.worker_process_shutdown.connect
 def _before_exit(**_: Any) -> None:
+    if _presence is not None:
+        _presence.close()
     services().close()

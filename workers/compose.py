@@ -14,6 +14,7 @@ from redis import Redis
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.counters import Counters
 from workers.epochs import Bell, Epochs, QuietBell, RedisBell
 from workers.failpoints import Failpoint, arm
 from workers.kms.aws import AwsKms
@@ -31,6 +32,7 @@ from workers.store.database import Database
 from workers.store.keys import Pair
 from workers.store.pages import pages_for
 from workers.store.uploads import load_sealed
+from workers.tracing import open_tracer
 from workers.wake import Silence, Waker
 
 _lock = threading.Lock()
@@ -47,10 +49,11 @@ def build_services(
     """A process's services. `close` them when done. Without a `bell` no thread watches for locks: readers ask."""
     arm_failpoints(settings)
     database = Database(settings.database_url.get_secret_value())
-    kms = KmsRegistry(providers if providers is not None else _providers(settings, database))
+    counters = Counters()
+    kms = KmsRegistry(providers if providers is not None else _providers(settings, database), counters)
     loop = Loop()
     cache: PlaintextCache[Pair] = PlaintextCache(ttl=settings.cache_ttl, size=settings.cache_size, clock=time.monotonic)
-    epochs = Epochs(database, bell, time.monotonic)
+    epochs = Epochs(database, bell, time.monotonic, counters)
     epochs.keep_honest(cache)
     return Services(
         settings=settings,
@@ -62,7 +65,9 @@ def build_services(
         epochs=epochs,
         chain=Chain(database, kms, loop, cache, epochs),
         wake=wake or Silence(),
-        owner=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
+        owner=process_name(),
+        counters=counters,
+        tracer=open_tracer(settings.traces_endpoint),
     )
 
 
@@ -70,6 +75,11 @@ def arm_failpoints(settings: Settings) -> None:
     """Arm the failpoint that the settings name; they refuse it outside tests."""
     if settings.failpoint is not None:
         arm(Failpoint.parse(settings.failpoint, marker=settings.failpoint_marker))
+
+
+def process_name() -> str:
+    """Who this process is: as an owner of leases, and among the workers."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
 
 def process_services(settings: Settings, wake: Waker) -> Services:

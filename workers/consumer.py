@@ -13,14 +13,17 @@ from celery.worker.request import Request
 from celery.worker.state import revoked as dropped
 from kombu import Consumer
 
-from producers.topology import events_queue
+from producers.topology import EVENTS, SENT_AT, events_queue
 from schemas.errors import KeyrepackError
-from workers.app import app, services, settings, waker
-from workers.compose import arm_failpoints
+from workers import canaries
+from workers.app import CANARY, app, seat, services, settings, waker
+from workers.compose import arm_failpoints, process_name
+from workers.counters import Counters
 from workers.errors import DatabaseFailed, NotConfigured
 from workers.failpoints import Point, reach
 from workers.intake import handle_event, is_at_once, take_event
 from workers.logs import log
+from workers.presence import Presence
 from workers.sources import Sources
 from workers.store.database import Database
 
@@ -33,21 +36,28 @@ class EventConsumer(bootsteps.ConsumerStep):
 
     _sources = Sources.of(settings)
     _database: Database | None = None  # the main process's own: its children, forked earlier or later, have theirs
+    _presence: Presence | None = None  # and its own row: what takes events is not what walks
+    _owner = process_name()
 
     def get_consumers(self, channel: Any) -> list[Consumer]:
         """One consumer, one message at a time; any content type, for a wrong one must be refused with its reason."""
+        self._appear(self._open())
         consumer = Consumer(channel, queues=[events_queue()], on_message=self.on_message, prefetch_count=10)
         return [consumer]
 
     def on_message(self, message: Any) -> None:
         """Take one message. Where the database is away, or nobody can say who may say what, it goes back."""
-        if self._database is None:
-            arm_failpoints(settings)
-            self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
+        database = self._open()
+        is_canary = (message.headers or {}).get("task") == CANARY
+        if self._presence is not None:
+            self._presence.note_progress(EVENTS, canary=is_canary)
+        if is_canary:
+            self._take_canary(database, message)
+            return
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         try:
             waiting = take_event(
-                self._database,
+                database,
                 body,
                 headers=message.headers or {},
                 sources=self._sources,
@@ -59,10 +69,37 @@ class EventConsumer(bootsteps.ConsumerStep):
             message.requeue()
             return
         reach(Point.EVENT_TAKEN)
-        is_done = waiting is not None and self._did_at_once(waiting, self._database)
+        is_done = waiting is not None and self._did_at_once(waiting, database)
         message.ack()  # R8: after what is done at once: a broker that has just stopped must not hold a revocation up
         if waiting is not None and not is_done:
             waker.event(waiting)
+
+    def shutdown(self, parent: Any) -> None:
+        """See ConsumerStep.shutdown; and this process's row goes."""
+        super().shutdown(parent)
+        if self._presence is not None:
+            self._presence.close()
+            self._presence = None
+
+    def _open(self) -> Database:
+        if self._database is None:
+            arm_failpoints(settings)
+            self._database = Database(settings.database_url.get_secret_value(), pool_size=2)
+        return self._database
+
+    def _appear(self, database: Database) -> None:
+        """Among the workers, once: a consumer is made anew with every connection to the broker."""
+        if self._presence is None:
+            name = str(seat["name"])
+            self._presence = Presence(database, Counters(), owner=self._owner, name=name, queues=[EVENTS])
+            self._presence.start()
+
+    def _take_canary(self, database: Database, message: Any) -> None:
+        try:
+            canaries.arrive(database, EVENTS, sent_at=message.headers.get(SENT_AT), owner=self._owner)
+        except DatabaseFailed as error:
+            log.warning("canary.left", code=error.code, why=str(error))
+        message.ack()  # another one comes
 
     def _did_at_once(self, inbox_id: int, database: Database) -> bool:
         try:

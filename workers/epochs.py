@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from workers.counters import LOCK_NOTICE_SECONDS, Counters
 from workers.errors import DatabaseFailed, EnvironmentLocked
 from workers.logs import log
 from workers.store.database import Database
@@ -81,9 +82,16 @@ class QuietBell:
 class Epochs:
     """What this process knows of its environments' epochs, and the caches it keeps honest."""
 
-    def __init__(self, database: Database, bell: Bell | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bell: Bell | None,
+        clock: Callable[[], float],
+        counters: Counters | None = None,
+    ) -> None:
         """Without a `bell` there is no watcher: plaintext stays until its time is over, but is never served."""
         self._database, self._bell, self._clock = database, bell, clock
+        self._counters = counters or Counters()
         self._known: dict[UUID, Epoch] = {}
         self._caches: list[Droppable] = []
         self._lock = threading.Lock()
@@ -125,7 +133,7 @@ class Epochs:
         seen_at = self._clock()  # before the question: the answer is at least as new
         with self._database.read() as connection:
             rows = read_epochs(connection, environments)
-        for environment, number, lock_cause in rows:
+        for environment, number, lock_cause, lock_age in rows:
             with self._lock:
                 before = self._known.get(environment)
                 if before is not None and before.number > number:
@@ -134,6 +142,8 @@ class Epochs:
             if before is None or before.number < number:
                 for cache in self._caches:
                     cache.drop(environment, before=number)
+                if before is not None and lock_age is not None:
+                    self._counters.observe(LOCK_NOTICE_SECONDS, seconds=max(0.0, lock_age))
 
     def _start(self) -> None:
         if self._bell is None or self._thread is not None or self._closed.is_set():

@@ -94,7 +94,8 @@ def handle_event(services: Services, inbox_id: int) -> None:
         log.info("event.left", event_id=event.id, type=event.type)
         return
     try:
-        _act(services, event, inbox_id)
+        with services.tracer.span("event.handle", type=event.type, inbox=inbox_id):
+            _act(services, event, inbox_id)
         log.info("event.handled", event_id=event.id, type=event.type)
     except _HandledMeanwhile:
         log.info("event.repeated", event_id=event.id)

@@ -16,6 +16,7 @@ from schemas.keys import MainKeyUri, TopState
 from schemas.states import Mode, RepackState, Stage
 from workers.admission import MANAGED, require_interval, require_unlocked
 from workers.certificate import make_certificate
+from workers.counters import BATCH_SECONDS, LEASE_LOSSES
 from workers.errors import (
     AlreadyInForce,
     AnotherStarted,
@@ -66,7 +67,7 @@ from workers.store.repacks import (
 from workers.store.roots import count_unmoved
 from workers.store.shards import Range, Shard, Tally
 from workers.store.trees import check_tree, count_draining, deepest_level
-from workers.walks import Batch, Run, Walk
+from workers.walks import Batch, Run, Walk, traced
 
 WALKS: dict[Stage, Callable[[Run, Shard], Walk]] = {
     Stage.MOVE: MoveWalk,
@@ -141,6 +142,7 @@ def _start(services: Services, request: Request, settle: Settle) -> Repack:
         settle(connection, repack)
     reach(Point.START_COMMITTED)
     log.info("repack.started", repack=str(repack.repack_id), environment=str(request.environment.environment_id))
+    services.tracer.begin(repack.repack_id, "repack.started", mode=repack.mode.value)
     services.wake.repack(repack.id, times=len(ranges) or 1)
     services.wake.outbox()
     return repack
@@ -275,6 +277,8 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         log.info("slice.found_lock", repack=str(repack.repack_id), cause=error.cause)
         return False
     except LostRace as error:
+        if isinstance(error, LeaseLost):
+            services.counters.count(LEASE_LOSSES)
         log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))
     return repack.is_running
 
@@ -289,14 +293,17 @@ def _claim(services: Services, repack: Repack) -> Shard | None:
         )
 
 
+@traced("shard.walk")
 def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
     """Batch after batch until the shard or the slice ends. Whatever is raised, the lease is given back."""
     walk = WALKS[shard.stage](run, shard)
     done = False
     try:
         while not done:
+            begun = run.services.clock()
             batch = walk.prepare(shard.cursor)
             shard = commit_batch(run, shard, batch)
+            run.services.counters.observe(BATCH_SECONDS, shard.stage.value, seconds=run.services.clock() - begun)
             if batch.failure is not None:
                 raise batch.failure
             done = batch.is_last
@@ -314,6 +321,7 @@ def _release(run: Run, shard: Shard) -> None:
         shards.release_shard(connection, shard)
 
 
+@traced("batch.commit")
 @again_after_conflict
 def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
     """Keys, counts and cursor in one transaction, fenced by lease, state and epoch (R4, R8). Raises LeaseLost."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
+from workers.counters import Counters
 from workers.epochs import Epochs
 from workers.kms.registry import KmsRegistry
 from workers.rewrap import RandomBytes
@@ -17,6 +18,7 @@ from workers.settings import Settings
 from workers.store.database import Database
 from workers.store.keys import Pair
 from workers.store.pages import Pages
+from workers.tracing import Tracer, Untraced
 from workers.wake import Waker
 
 
@@ -34,6 +36,8 @@ class Services:
     chain: Chain
     wake: Waker
     owner: str
+    counters: Counters = field(default_factory=Counters)
+    tracer: Tracer = field(default_factory=Untraced)
     clock: Callable[[], float] = time.monotonic
     random: RandomBytes = field(default=os.urandom, repr=False)
 
@@ -44,3 +48,4 @@ class Services:
         self.loop.run(self.kms.close(), timeout=10)
         self.loop.close()
         self.database.close()
+        self.tracer.close()

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=600, description="How long a shard stays a worker's without a checkpoint."
     )
     sweep_seconds: float = Field(default=15.0, gt=0, description="How often the sweeper wakes what lies idle.")
+    canary_seconds: float = Field(
+        default=15.0, gt=0, description="How often a canary is sent through each queue: what shows that it is served."
+    )
+    audit_verify_seconds: float = Field(
+        default=3600.0, gt=0, description="How often the audit chain is followed from its beginning to its head."
+    )
     visibility_timeout: int = Field(
         default=300, ge=30, description="Seconds after which Redis hands an unacknowledged message out again."
     )
@@ -102,6 +108,11 @@ class Settings(BaseSettings):
     )
     hidden_generation_days: float = Field(
         default=90.0, gt=0, description="Days after which roots are rewrapped where a KMS hides its key's generation."
+    )
+    traces_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Where traces are sent, OTLP over HTTP; needs the extra `otel`. Without it there are none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(

@@ -13,8 +13,13 @@ from workers.resealing import reseal
 from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.store import inbox, outbox, ticks
+from workers.store.audit import ChainVerdict, verify_chain
+from workers.store.audit_checks import record_check
 from workers.store.repacks import list_repacks
 from workers.store.shards import count_unfinished
+
+SWEEP, POLL, VERIFY_AUDIT = "sweep", "poll", "verify_audit"
+"""The jobs that tick."""
 
 WAKE_UPS = 8
 """Wake-ups a repack gets in one sweep at most: each worker that answers takes shard after shard anyway."""
@@ -62,6 +67,17 @@ def sweep(services: Services) -> Swept:
     swept = Swept(len(todo), len(events), uploads.end_expired(services), reseal(services))
     log.debug("sweep.finished", **asdict(swept))
     return swept
+
+
+def verify_audit(services: Services) -> ChainVerdict:
+    """Follow the audit chain, and write down what was found: whoever asks later need not follow it again."""
+    with services.database.snapshot() as connection:
+        verdict = verify_chain(connection)
+    with services.database.write() as connection:
+        record_check(connection, verdict)
+    if not verdict.whole:
+        log.error("audit.broken", record=verdict.broken_at, why=verdict.why)
+    return verdict
 
 
 def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublisher) -> int:

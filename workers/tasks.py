@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import structlog
+from celery import Task
 
 from producers.publisher import BrokerAway, KombuPublisher
-from workers import intake, repack, sweeper, watching
-from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
+from producers.topology import SENT_AT
+from workers import canaries, intake, repack, sweeper, watching
+from workers.app import (
+    CANARY,
+    HANDLE_EVENT,
+    POLL_MAIN_KEYS,
+    PUBLISH_OUTBOX,
+    SWEEP,
+    WALK,
+    app,
+    services,
+    settings,
+    waker,
+)
 from workers.errors import NotFound, Transient
 from workers.failpoints import Point, reach
 from workers.logs import log
@@ -39,8 +52,10 @@ def handle_event(inbox_id: int) -> None:
 def sweep() -> None:
     """Wake what lies idle."""
     try:
-        if sweeper.take_tick(services(), "sweep", settings.sweep_seconds):
+        if sweeper.take_tick(services(), sweeper.SWEEP, settings.sweep_seconds):
             sweeper.sweep(services())
+        if sweeper.take_tick(services(), sweeper.VERIFY_AUDIT, settings.audit_verify_seconds):
+            sweeper.verify_audit(services())
     except Transient as error:
         log.warning("sweep.left", code=error.code, why=str(error))
 
@@ -61,7 +76,17 @@ def publish_outbox() -> None:
 def poll_main_keys() -> None:
     """Look at the main keys that are due."""
     try:
-        if sweeper.take_tick(services(), "poll", settings.poll_tick):
+        if sweeper.take_tick(services(), sweeper.POLL, settings.poll_tick):
             watching.poll_main_keys(services())
     except Transient as error:
         log.warning("poll.left", code=error.code, why=str(error))
+
+
+@app.task(name=CANARY, bind=True, shared=False)
+def canary(self: Task, queue: str) -> None:
+    """Say that a queue is served: this has come through it."""
+    own = services()
+    try:
+        canaries.arrive(own.database, queue, sent_at=self.request.get(SENT_AT), owner=own.owner)
+    except Transient as error:
+        log.warning("canary.left", code=error.code, why=str(error))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from workers.errors import KmsRefused, KmsUnreachable
 from workers.services import Services
@@ -11,7 +13,10 @@ from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.pages import Cursor
 from workers.store.repacks import Repack
-from workers.store.shards import Tally
+from workers.store.shards import Shard, Tally
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,21 @@ class Run:
     services: Services
     repack: Repack
     environment: Environment
+
+
+def traced(name: str) -> Callable[[Callable[Concatenate[Run, Shard, P], T]], Callable[Concatenate[Run, Shard, P], T]]:
+    """A span around work on a shard, linked to the start of its repack."""
+
+    def around(work: Callable[Concatenate[Run, Shard, P], T]) -> Callable[Concatenate[Run, Shard, P], T]:
+        @wraps(work)
+        def within(run: Run, shard: Shard, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            facts: dict[str, str | int] = {"shard": shard.id, "stage": shard.stage.value, "level": shard.level}
+            with run.services.tracer.span(name, about=run.repack.repack_id, **facts):
+                return work(run, shard, *args, **kwargs)
+
+        return within
+
+    return around
 
 
 class Batch(Protocol):

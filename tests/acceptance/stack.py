@@ -49,6 +49,7 @@ T = TypeVar("T")
 BATCH, SHARD = 20, 200
 LEASE_SECONDS = 2.0
 SWEEP_SECONDS = 1.0
+CANARY_SECONDS = 1.0
 SLICE_SECONDS = 1.0
 PATIENCE = 45.0
 """How long anything may take that works: a killed worker's lease, a sweep and the rest of a run, on a busy machine."""
@@ -118,6 +119,7 @@ class Stack:
                 slice_seconds=SLICE_SECONDS,
                 lease_seconds=LEASE_SECONDS,
                 sweep_seconds=SWEEP_SECONDS,
+                canary_seconds=CANARY_SECONDS,
                 visibility_timeout=30,
                 kms_probe_seconds=0.5,
                 kms_probe_max_seconds=1.0,

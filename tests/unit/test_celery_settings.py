@@ -12,9 +12,20 @@ from kombu import Connection
 from kombu.transport.redis import Channel
 
 from producers.publisher import TRANSPORT_OPTIONS
-from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, URGENT, WORK_QUEUES
 from workers import tasks
-from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, celery_settings, make_app
+from workers.app import (
+    CANARY,
+    HANDLE_EVENT,
+    POLL_MAIN_KEYS,
+    PUBLISH_OUTBOX,
+    SWEEP,
+    WAKE_UP_LIFETIME,
+    WALK,
+    app,
+    celery_settings,
+    make_app,
+)
 from workers.settings import Settings
 
 SETTINGS = celery_settings(Settings())
@@ -107,14 +118,21 @@ def test_urgent_messages_come_first(celery: Celery) -> None:
 
 
 def test_only_our_own_tasks_can_be_called() -> None:
-    """Whoever can push to the broker can call any registered task: there are five, and none of Celery's own."""
+    """Whoever can push to the broker can call any registered task: there are six, and none of Celery's own."""
     assert tasks.app is app
-    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS}
+    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS, CANARY}
 
 
 def test_a_task_takes_one_id_at_most() -> None:
-    """A message is a wake-up: nothing but an id comes with it (R3)."""
-    for name, count in ((WALK, 1), (HANDLE_EVENT, 1), (SWEEP, 0), (PUBLISH_OUTBOX, 0), (POLL_MAIN_KEYS, 0)):
+    """A message is a wake-up: nothing but an id comes with it (R3); with a canary, its queue."""
+    for name, count in (
+        (WALK, 1),
+        (HANDLE_EVENT, 1),
+        (SWEEP, 0),
+        (PUBLISH_OUTBOX, 0),
+        (POLL_MAIN_KEYS, 0),
+        (CANARY, 1),
+    ):
         assert len(inspect.signature(app.tasks[name].run).parameters) == count
 
 
@@ -122,9 +140,20 @@ def test_beat_sends_our_jobs_alone() -> None:
     """Celery's own daily clean-up of results, which we have not, is not on the clock."""
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
-    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP, POLL_MAIN_KEYS}
-    assert all(entry.options["queue"] == HOUSEKEEPING for entry in scheduler.schedule.values())
+    assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP, POLL_MAIN_KEYS, CANARY}
+    jobs = [entry for entry in scheduler.schedule.values() if entry.task != CANARY]
+    assert {entry.options["queue"] for entry in jobs} == {HOUSEKEEPING}
     assert all(entry.options["expires"] > 0 for entry in scheduler.schedule.values())
+
+
+def test_a_canary_goes_straight_into_each_queue() -> None:
+    """Past the exchange, and nothing is declared on the way: what the queue of events is like, its consumer says."""
+    entries = [entry for entry in SETTINGS["beat_schedule"].values() if entry["task"] == CANARY]
+    assert [entry["args"] for entry in entries] == [(name,) for name in QUEUES]
+    for entry in entries:
+        assert entry["options"]["queue"].name == entry["args"][0]
+        assert (entry["options"]["queue"].exchange.name, entry["options"]["declare"]) == ("", [])
+        assert entry["options"]["expires"] == WAKE_UP_LIFETIME, "they do not pile up where nobody takes them"
 
 
 def test_beat_looks_up_often_enough() -> None:

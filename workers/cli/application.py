@@ -20,8 +20,10 @@ from workers.cli import (
     processes,
     repacks,
     restores,
+    serving,
     setting_table,
     steering,
+    top,
     up,
     uploads,
     verifying,
@@ -54,6 +56,8 @@ COMMANDS: Sequence[tuple[Command, str]] = (
     (demo.demo, TRY), (up.up, TRY), (processes.kms_simulator, TRY),
     (databases.migrate, RUN), (databases.doctor, RUN), (setting_table.settings, RUN),
     (processes.worker, RUN), (processes.beat, RUN),
+    (top.top, RUN),
+    (serving.metrics, RUN),
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
     (restores.reconcile, PROOF),
 )  # fmt: skip
@@ -67,6 +71,7 @@ GROUPS: Sequence[tuple[str, str, str, Mapping[str, Command]]] = (
     ("main-key", "Main keys for their whole life: replace, list, upload, revoke …", KEYS, MAIN_KEYS),
     ("managed-key", "The platform's own main key.", KEYS, managed_keys.COMMANDS),
     ("repack", "Look at repacks, and steer them.", REPACKS, repacks.COMMANDS | watching.COMMANDS | steering.COMMANDS),
+    ("health", "Whether workers make progress: for probes.", RUN, serving.COMMANDS),
     ("audit", "The audit chain.", PROOF, audits.COMMANDS),
     ("events", "Events from other services.", PROOF, events.COMMANDS),
 )  # fmt: skip

@@ -20,10 +20,10 @@ def verify(as_json: AsJson = False) -> None:
 
     Compare the head with one that was noted elsewhere, such as in a certificate: records cut off later show there.
     """
-    from workers.store.audit import verify_chain
+    from workers.sweeper import verify_audit
 
-    with opened() as services, services.database.snapshot() as connection:
-        verdict = verify_chain(connection)
+    with opened() as services:
+        verdict = verify_audit(services)
 
     def text(out: Console) -> None:
         if verdict.whole:

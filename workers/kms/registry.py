@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from schemas.keys import MainKeyUri
+from workers.counters import Counters
 from workers.errors import Cause, KmsRefused
+from workers.kms.counted import CountedKey
 from workers.kms.port import KmsProvider, MainKey
 
 
 class KmsRegistry:
     """The configured providers, by scheme. A scheme without one is refused: closed when not configured."""
 
-    def __init__(self, providers: Iterable[KmsProvider]) -> None:
+    def __init__(self, providers: Iterable[KmsProvider], counters: Counters | None = None) -> None:
+        """`counters` hears of every call, how it ended and how long it took."""
         self._providers = {provider.scheme: provider for provider in providers}
+        self._counters = counters
 
     def main_key(self, uri: MainKeyUri | str) -> MainKey:
         """The main key `uri` names. Raises MalformedMainKeyUri, or KmsRefused (`unsupported`)."""
@@ -22,7 +26,8 @@ class KmsRegistry:
         if provider is None:
             detail = f"This installation serves {', '.join(sorted(self._providers)) or 'none'}."
             raise KmsRefused(main_key=str(parsed), cause=Cause.UNSUPPORTED, operation="open", detail=detail)
-        return provider.main_key(parsed)
+        main_key = provider.main_key(parsed)
+        return main_key if self._counters is None else CountedKey(main_key, self._counters)
 
     def total_calls(self) -> int:
         """Calls that this process made over a network to any KMS so far; the managed key is opened in the process."""

@@ -105,11 +105,14 @@ def share_environment(connection: Connection, key: int) -> Environment:
     return get_environment(connection, key)
 
 
-def read_epochs(connection: Connection, ids: list[UUID]) -> list[tuple[UUID, int, str | None]]:
-    """(outer id, epoch, lock cause) of these environments."""
+def read_epochs(connection: Connection, ids: list[UUID]) -> list[tuple[UUID, int, str | None, float | None]]:
+    """(outer id, epoch, lock cause, seconds since the lock) of these environments."""
     columns = environments.c
-    query = select(columns.environment_id, columns.epoch, columns.lock_cause).where(columns.environment_id.in_(ids))
-    return [(row.environment_id, row.epoch, row.lock_cause) for row in connection.execute(query)]
+    age = (db_now() - columns.locked_at).label("age")
+    query = select(columns.environment_id, columns.epoch, columns.lock_cause, age).where(
+        columns.environment_id.in_(ids)
+    )
+    return [(row.environment_id, row.epoch, row.lock_cause, row.age) for row in connection.execute(query)]
 
 
 def set_lock(connection: Connection, key: int, *, cause: str | None, detail: str | None) -> int:

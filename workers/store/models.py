@@ -144,6 +144,7 @@ root_wraps = Table(
 )
 
 _OPEN = text("state in (" + ", ".join(f"'{state}'" for state in sorted(OPEN)) + ")")
+_QUARANTINED = text("state = 'finished_with_quarantine'")
 
 repacks = Table(
     "repacks",
@@ -174,6 +175,8 @@ repacks = Table(
     Column("ended_at", Float),
     Index("uq_repacks_open", "environment", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("ix_repacks_environment", "environment", "id"),
+    Index("ix_repacks_ended_at", "ended_at"),
+    Index("ix_repacks_quarantined", "id", sqlite_where=_QUARANTINED, postgresql_where=_QUARANTINED),
 )
 
 shards = Table(
@@ -396,4 +399,51 @@ schema_terms = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("oldest_program", Text, nullable=False),  # the newest revision that the oldest program served knows
+)
+
+# What the processes say of themselves, for the pages and the metrics. Nothing of the engine reads these four.
+workers_seen = Table(
+    "workers_seen",
+    metadata,
+    Column("owner", Text, primary_key=True),  # the very words of a lease's owner
+    Column("name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("queues", JSON, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("progressed_at", Float),  # it did something for a message; null: never yet
+    Column("canary_at", Float),
+    Column("lock_noticed_at", Float),
+    Column("lock_notice_seconds", Float),  # from the lock's commit to that
+)
+
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("arrived_at", Float, nullable=False),
+    Column("wait_seconds", Float),  # in the queue, by the sender's clock and the database's; null: it bore no stamp
+    Column("arrived_by", Text, nullable=False),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("labels", Text, nullable=False),  # a JSON list
+    Column("value", Float, nullable=False),
+    PrimaryKeyConstraint("name", "labels"),
+)
+
+audit_checks = Table(
+    "audit_checks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("checked_at", Float, nullable=False),
+    Column("records", BigId, nullable=False),
+    Column("whole", Boolean, nullable=False),
+    Column("broken_at", BigId),
+    Column("why", Text, nullable=False),
 )
