@@ -63,6 +63,7 @@ from workers.store.repacks import (
 from workers.store.roots import count_unmoved
 from workers.store.shards import Range, Shard, Tally
 from workers.store.trees import check_tree, count_draining, deepest_level
+from workers.turns import Turn
 from workers.walks import Batch, Run, Walk
 
 WALKS: dict[Stage, Callable[[Run, Shard], Walk]] = {
@@ -232,7 +233,7 @@ def _tell_started(
 
 
 def walk_slice(services: Services, repack_id: int) -> bool:
-    """Work on a repack for a slice of time, shard after shard, then make room for others.
+    """Work on a repack for a turn, shard after shard, then make room for others.
 
     Returns whether there is more to do. Any number of workers may call it, at once, after any crash, again and again.
     """
@@ -241,9 +242,9 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         environment = get_environment(connection, repack.environment)
     if repack.state == RepackState.BLOCKED:
         repack = look_again(services, repack)
-    deadline = services.clock() + services.settings.slice_seconds
+    turn = Turn(services, repack_id)
     try:
-        while repack.is_running and services.clock() < deadline:
+        while repack.is_running and not turn.is_over():
             shard = _claim(services, repack)
             if shard is None and not advance(services, repack):
                 return False  # other workers hold what is left; the last one of them goes on
@@ -251,7 +252,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
                 repack = get_repack(connection, repack_id)
                 environment = get_environment(connection, repack.environment)
             if shard is not None:
-                walk_shard(Run(services=services, repack=repack, environment=environment), shard, deadline)
+                walk_shard(Run(services=services, repack=repack, environment=environment), shard, turn)
     except (KmsRefused, KmsUnreachable) as error:
         block(services, repack, error)
         if isinstance(error, KmsRefused):
@@ -274,8 +275,8 @@ def _claim(services: Services, repack: Repack) -> Shard | None:
         )
 
 
-def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
-    """Batch after batch until the shard or the slice ends. Whatever is raised, the lease is given back."""
+def walk_shard(run: Run, shard: Shard, turn: Turn) -> None:
+    """Batch after batch until the shard or the turn ends. Whatever is raised, the lease is given back."""
     walk = WALKS[shard.stage](run, shard)
     done = False
     try:
@@ -285,7 +286,7 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
             if batch.failure is not None:
                 raise batch.failure
             done = batch.is_last
-            if run.services.clock() >= deadline:
+            if turn.is_over():
                 break
     finally:
         if not done:
@@ -350,7 +351,7 @@ def advance(services: Services, repack: Repack) -> bool:
             _finish(connection, services, current)
         else:
             _enter(connection, services, current, following, ranges)
-    services.wake.repack(repack.id, times=len(ranges))
+    services.wake.repack(repack.id, times=len(ranges) - 1)  # whoever took the step goes on himself
     services.wake.outbox()
     return True
 

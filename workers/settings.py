@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         le=120,
         description="How long a task works before it makes room; far below visibility_timeout.",
     )
+    turn_seconds: float = Field(
+        default=1.0, gt=0, le=20, description="How long it stays with one repack while other repacks wait."
+    )
     lease_seconds: float = Field(
         default=30.0, gt=0, le=600, description="How long a shard stays a worker's without a checkpoint."
     )

@@ -9,15 +9,19 @@ from workers import intake, repack, sweeper, watching
 from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
 from workers.errors import NotFound, Transient
 from workers.logs import log
+from workers.turns import next_turn
 
 
 @app.task(name=WALK, shared=False)
-def walk(repack_id: int) -> None:
-    """Work on a repack for a slice, and pass the wake-up on if there is more."""
-    structlog.contextvars.bind_contextvars(repack=repack_id)
+def walk(_asked_by: int) -> None:
+    """Work for the repack whose turn it is, whichever one sent the wake-up, and pass that on until none waits."""
     try:
-        if repack.walk_slice(services(), repack_id):
-            waker.repack(repack_id)
+        repack_id = next_turn(services())
+        if repack_id is None:
+            return
+        structlog.contextvars.bind_contextvars(repack=repack_id)
+        repack.walk_slice(services(), repack_id)
+        waker.repack(repack_id)
     except (NotFound, Transient) as error:
         log.warning("slice.left", code=error.code, why=str(error))
     finally:

@@ -74,12 +74,15 @@ def test_what_has_a_live_lease_is_left_alone(world: World) -> None:
 
 
 def test_paused_and_ended_sleep_and_blocked_is_woken(world: World) -> None:
-    """A blocked repack is looked at again; one that an operator paused, or that has ended, is not."""
+    """A blocked repack is looked at when that is due; one that an operator paused, or that has ended, is not."""
+    assert world.clock is not None
     environment = world.environment()
     usual_tree(world, environment)
     repack = world.start(environment)
     world.kms.set_state("b", Cause.DISABLED)
     assert world.run(repack).state == RepackState.BLOCKED
+    assert not woken(world).repacks
+    world.clock.let_pass(world.main.settings.kms_probe_seconds + 1)
     assert set(woken(world).repacks) == {repack.id}
     pause(world.main, repack, actor="test")
     assert not woken(world).repacks
