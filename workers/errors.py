@@ -4,6 +4,7 @@ KeyrepackError
 ├── Transient                 try again: nothing is known to be wrong
 │   ├── KmsUnreachable        the KMS did not answer: not a revocation
 │   ├── KmsThrottled          the KMS answered "too fast"
+│   │   └── KmsBudgetSpent    our own budget of calls is spent: the KMS was not asked
 │   ├── ProbeUnanswered       a new main key was probed, and its KMS or the old one's did not answer: `findings`
 │   └── DatabaseAway          the database did not answer
 ├── Permanent                 trying again changes nothing
@@ -139,6 +140,10 @@ class KmsThrottled(KmsUnreachable):
     """The KMS asks for fewer calls."""
 
     cause = Cause.THROTTLED
+
+
+class KmsBudgetSpent(KmsThrottled):
+    """Our own budget of calls has no room: the KMS was not asked, and nothing follows about it or the key."""
 
 
 KmsFailure = KmsRefused | KmsUnreachable

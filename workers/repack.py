@@ -20,6 +20,7 @@ from workers.errors import (
     AlreadyInForce,
     AnotherStarted,
     EnvironmentLocked,
+    KmsBudgetSpent,
     KmsRefused,
     KmsUnreachable,
     LeaseLost,
@@ -253,6 +254,8 @@ def walk_slice(services: Services, repack_id: int) -> bool:
                 environment = get_environment(connection, repack.environment)
             if shard is not None:
                 walk_shard(Run(services=services, repack=repack, environment=environment), shard, turn)
+    except KmsBudgetSpent as error:
+        log.info("slice.found_budget_spent", repack=str(repack.repack_id), why=error.why)
     except (KmsRefused, KmsUnreachable) as error:
         block(services, repack, error)
         if isinstance(error, KmsRefused):

@@ -8,6 +8,7 @@ from producers.publisher import BrokerAway, KombuPublisher
 from workers import intake, repack, sweeper, watching
 from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
 from workers.errors import NotFound, Transient
+from workers.kms.budget import background
 from workers.logs import log
 from workers.turns import next_turn
 
@@ -20,7 +21,8 @@ def walk(_asked_by: int) -> None:
         if repack_id is None:
             return
         structlog.contextvars.bind_contextvars(repack=repack_id)
-        repack.walk_slice(services(), repack_id)
+        with background():
+            repack.walk_slice(services(), repack_id)
         waker.repack(repack_id)
     except (NotFound, Transient) as error:
         log.warning("slice.left", code=error.code, why=str(error))
@@ -32,7 +34,8 @@ def walk(_asked_by: int) -> None:
 def handle_event(inbox_id: int) -> None:
     """Give a received event its effect."""
     try:
-        intake.handle_event(services(), inbox_id)
+        with background():
+            intake.handle_event(services(), inbox_id)
     except Transient as error:
         log.warning("event.left", code=error.code, why=str(error))
 
@@ -64,6 +67,7 @@ def poll_main_keys() -> None:
     """Look at the main keys that are due."""
     try:
         if sweeper.take_tick(services(), "poll", settings.poll_tick):
-            watching.poll_main_keys(services())
+            with background():
+                watching.poll_main_keys(services())
     except Transient as error:
         log.warning("poll.left", code=error.code, why=str(error))

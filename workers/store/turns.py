@@ -16,7 +16,7 @@ def take_turn(connection: Connection) -> int | None:
     Two workers never get the same one at once: rows that another one is taking are skipped.
     """
     pick = _waiting().limit(1).with_for_update(of=repacks, key_share=True, skip_locked=True)
-    found = connection.execute(pick).scalar_one_or_none()
+    found: int | None = connection.execute(pick).scalar()
     if found is not None:
         connection.execute(update(repacks).where(repacks.c.id == found).values(turn_at=db_now()))
     return found
