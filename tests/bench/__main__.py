@@ -1,134 +1,53 @@
-"""`python -m tests.bench`: deep repacks through the real Celery path, beside the ceiling measured in the same run."""
+"""`python -m tests.bench`: what was promised in figures, measured on this machine through the real processes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from tests.bench import polling, repack
+from tests.bench.outcome import Bench, Outcome, console
 
-from tests.bench.ceiling import measure_ceiling
-from tests.bench.stack import Bench, running_bench
-from workers.store.environments import Environment
-from workers.store.repacks import Repack
-from workers.store.shards import Progress, progress
-from workers.verify import verify_environment
-
-console = Console(stderr=True)
+BENCHES: dict[str, Bench] = {
+    "repack": repack,
+    "polling": polling,
+}
+"""By name, in the order in which they run."""
 
 
 def main() -> int:
-    """Run what was asked for; a table, and one line of JSON last on standard output."""
+    """Run what was asked for; tables, and one line of JSON last on standard output."""
+    asked = _arguments()
+    outcomes: dict[str, Outcome] = {}
+    for name in asked.only:
+        console.rule(name)
+        outcomes[name] = BENCHES[name].measure(asked)
+    figures: dict[str, Any] = {}
+    for outcome in outcomes.values():
+        console.print(outcome.table)
+        figures |= outcome.figures
+    missed = [f"{name}: {what}" for name, outcome in outcomes.items() for what in outcome.missed]
+    for sentence in missed:
+        console.print(f"[bold red]missed[/] {sentence}")
+    sys.stdout.write(json.dumps(figures | {"missed": missed}) + "\n")
+    return 1 if missed else 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--keys", type=int, default=500_000, help="data keys (500,000)")
-    parser.add_argument("--roots", type=int, default=100, help="hourly wrapping keys they hang from (100)")
-    parser.add_argument("--databases", default="sqlite,postgresql", help="which, in this order")
-    asked = parser.parse_args()
-    result: dict[str, Any] = {"data_keys": asked.keys, "roots": asked.roots, "workers": 2}
-    ceilings = [measure_ceiling()]
-    for kind in asked.databases.split(","):
-        console.print(f"[bold]{kind}[/]: {asked.keys:,} data keys below {asked.roots} hourly keys")
-        with running_bench(kind) as bench:
-            result[kind] = _bench(bench, asked.keys, asked.roots)
-        ceilings.append(measure_ceiling())
-    ceiling = max(ceilings)
-    result["ceiling_keys_per_second"] = round(ceiling)
-    for kind in asked.databases.split(","):
-        result[kind]["ratio_to_ceiling"] = round(result[kind]["keys_per_second"] / ceiling, 3)
-    _print_table(result, asked.databases.split(","))
-    sys.stdout.write(json.dumps(result) + "\n")
-    return (
-        0
-        if all(result[kind]["broken"] == 0 and result[kind]["stale"] == 0 for kind in asked.databases.split(","))
-        else 1
-    )
+    parser.add_argument("--only", type=_names, default=list(BENCHES), help=f"of {','.join(BENCHES)}; all by default")
+    for bench in BENCHES.values():
+        bench.add_arguments(parser)
+    return parser.parse_args()
 
 
-def _bench(bench: Bench, keys: int, roots: int) -> dict[str, Any]:
-    """Seed, then: managed → AWS, AWS → AWS, a rotation, and once more with a worker killed in the middle."""
-    started = time.monotonic()
-    environment = bench.seed("main", data_keys=keys, roots=roots)
-    console.print(f"  seeded in {time.monotonic() - started:.1f} s")
-    rates, calls, last = [], [], None
-    for _ in range(2):
-        key = str(bench.simulator.create_main_key())
-        bench.replace(environment, key)
-        last = bench.wait_for_end(environment, after=last)
-        rates.append(keys / _seconds(last))
-        calls.append(_kms_calls(bench, last))
-        console.print(f"  deep: {rates[-1]:,.0f} keys/s, {calls[-1]} KMS calls, {last.state}")
-    bench.simulator.rotate(last.target_key.removeprefix("aws-kms:"))
-    bench.rotated(environment)
-    last = bench.wait_for_end(environment, after=last)
-    shallow = _kms_calls(bench, last)
-    console.print(f"  shallow: {_seconds(last):.2f} s, {shallow} KMS calls")
-    peak = bench.worker_peak_mb()
-    last, killed = _kill_in_mid_run(bench, environment, last, str(bench.simulator.create_main_key()))
-    report = verify_environment(bench.services, environment)
-    return {
-        "keys_per_second": round(max(rates)),
-        "rates": [round(rate) for rate in rates],
-        "worker_peak_mb": round(peak, 1),
-        "kms_calls_deep": calls,
-        "kms_calls_shallow": shallow,
-        "roots": roots + 4,
-        "verified": report.verified,
-        "broken": report.broken,
-        "stale": report.stale,
-        **killed,
-    }
-
-
-def _kill_in_mid_run(bench: Bench, environment: Environment, last: Repack, key: str) -> tuple[Repack, dict[str, Any]]:
-    """One worker dies with a lease in its hands: how many keys were rewrapped, and how many leases taken over."""
-    bench.replace(environment, key)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        repack = bench.latest(environment)
-        if repack is not None and repack.id > last.id and any(part.stage == "renew" for part in _parts(bench, repack)):
-            break
-        time.sleep(0.01)
-    bench.kill_worker(bench.workers[0])
-    ended = bench.wait_for_end(environment, after=last)
-    parts = [part for part in _parts(bench, ended) if part.stage == "renew"]
-    console.print(
-        f"  one worker killed: {_seconds(ended):.1f} s, {sum(part.takeovers for part in parts)} leases taken over"
-    )
-    return ended, {
-        "seconds_with_kill": round(_seconds(ended), 2),
-        "batches_repeated": sum(part.takeovers for part in parts),
-        "keys_rewrapped_with_kill": sum(part.rewrapped for part in parts),
-    }
-
-
-def _parts(bench: Bench, repack: Repack) -> list[Progress]:
-    with bench.services.database.read() as connection:
-        return progress(connection, repack.id)
-
-
-def _kms_calls(bench: Bench, repack: Repack) -> int:
-    return repack.kms_calls + sum(part.kms_calls for part in _parts(bench, repack))
-
-
-def _seconds(repack: Repack) -> float:
-    assert repack.ended_at is not None
-    return repack.ended_at - repack.created_at
-
-
-def _print_table(result: dict[str, Any], kinds: list[str]) -> None:
-    table = Table(title=f"Deep repack of {result['data_keys']:,} data keys, two workers, durable commits")
-    table.add_column("")
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-    for name in ("keys_per_second", "ratio_to_ceiling", "worker_peak_mb", "kms_calls_deep", "kms_calls_shallow",
-                 "batches_repeated", "seconds_with_kill"):  # fmt: skip
-        table.add_row(name.replace("_", " "), *(str(result[kind][name]) for kind in kinds))
-    table.caption = f"ceiling {result['ceiling_keys_per_second']:,} keys/s: one process, no database"
-    console.print(table)
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(BENCHES):
+        raise argparse.ArgumentTypeError(f"no bench is called {', '.join(sorted(unknown))}")
+    return [name for name in BENCHES if name in names]
 
 
 if __name__ == "__main__":

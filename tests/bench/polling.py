@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +15,9 @@ from typing import Any
 from urllib.error import URLError
 
 from pydantic import SecretStr
+from rich.table import Table
 
+from tests.bench.outcome import Outcome, console
 from workers.compose import build_services
 from workers.embedded.ports import free_port
 from workers.embedded.processes import Child, Supervisor
@@ -28,6 +33,24 @@ REGIONS = ("eu-west-1", "eu-central-1", "us-east-1", "us-west-2", "ap-south-1")
 START_SECONDS = 30.0
 UNBOUNDED = 100_000.0
 """Calls a second: more than the simulator answers, so that the pass itself is measured."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be chosen."""
+    parser.add_argument("--main-keys", type=int, default=10_000, help="main keys polled in one pass (10,000)")
+
+
+def measure(asked: argparse.Namespace) -> Outcome:
+    """In a process of its own, so that its peak memory is the pass's and no other bench's."""
+    console.print(f"{asked.main_keys:,} main keys")
+    argv = [sys.executable, "-m", "tests.bench.polling", str(asked.main_keys)]
+    done = subprocess.run(argv, check=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout.splitlines()[-1])
+    table = Table("", "", title=f"One pass over {found['main_keys']:,} main keys, an environment each")
+    for name in ("seconds", "calls", "calls_per_second", "peak_mb", "peak_mb_of_the_pass"):
+        table.add_row(name.replace("_", " "), f"{found[name]:,}")
+    missed = [] if found["usable"] == found["main_keys"] else [f"{found['usable']} were seen to be usable"]
+    return Outcome(figures={"polling": found}, table=table, missed=missed)
 
 
 def measure_polling(keys: int = 10_000, *, rate: float = UNBOUNDED) -> dict[str, Any]:
@@ -103,4 +126,4 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{measure_polling(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)}\n")
+    sys.stdout.write(json.dumps(measure_polling(int(sys.argv[1]))) + "\n")
