@@ -16,7 +16,7 @@ def take_turn(connection: Connection) -> int | None:
     Two workers never get the same one at once: rows that another one is taking are skipped.
     """
     pick = _waiting().limit(1).with_for_update(of=repacks, key_share=True, skip_locked=True)
-    found: int | None = connection.execute(pick).scalar()
+    found = connection.execute(pick).scalar_one_or_none()
     if found is not None:
         connection.execute(update(repacks).where(repacks.c.id == found).values(turn_at=db_now()))
     return found
@@ -37,7 +37,7 @@ def list_waiting(connection: Connection, *, limit: int) -> list[tuple[int, int]]
     return [(row, 1 if is_walked else max(1, shards_free)) for row, shards_free, is_walked in rows]
 
 
-def _waiting() -> Select[tuple[int]]:
+def _waiting() -> Select[int]:
     """Repacks that a worker can do something for, in the order of their turns."""
     columns = repacks.c
     # With every shard walked, what is to be done is the next stage.
