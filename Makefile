@@ -16,12 +16,12 @@ PYTEST_FLAGS ?=
 # Tests that start worker processes run one at a time: they measure leases and deadlines on the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo up test check bench constraints
+.PHONY: help setup demo up test check bench bench-fair constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
 	@echo
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 2,16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 2,16
 	@echo
 	@echo "  DATA_KEYS=1000000 make demo     a larger demo; DEMO_FLAGS, UP_FLAGS, BENCH_FLAGS, PYTEST_FLAGS go to their command"
 
@@ -46,6 +46,9 @@ check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import con
 
 bench: $(VENV)/.dev ## Measure keys/s through the real Celery path, beside the ceiling of this machine
 	$(BIN)/python -m tests.bench $(BENCH_FLAGS)
+
+bench-fair: $(VENV)/.dev ## Measure who waits: 999 small environments beside one of a million keys, within a budget
+	$(BIN)/python -m tests.bench --only fair $(BENCH_FLAGS)
 
 constraints: $(VENV)/.dev ## Write deploy/constraints.txt anew from what .venv holds
 	{ head -n 1 deploy/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > $(VENV)/constraints.txt

@@ -7,12 +7,13 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import polling, repack
+from tests.bench import fair, polling, repack
 from tests.bench.outcome import Bench, Outcome, console
 
 BENCHES: dict[str, Bench] = {
     "repack": repack,
     "polling": polling,
+    "fair": fair,
 }
 """By name, in the order in which they run."""
 

@@ -67,6 +67,10 @@ class Bench:
         """Publish `main_key.rotated`."""
         self._publish("main_key.rotated", environment.environment_id)
 
+    def revoke(self, environment: Environment) -> None:
+        """Publish `main_key.revoked`."""
+        self._publish("main_key.revoked", environment.environment_id)
+
     def _publish(self, kind: str, environment: UUID, **data: str) -> None:
         event = Event(id=str(uuid4()), source="bench", type=kind, data={"environment": str(environment), **data})
         publish_event(self.publisher, event.to_bytes())
