@@ -246,14 +246,12 @@ def walk_slice(services: Services, repack_id: int) -> bool:
     turn = Turn(services, repack_id)
     try:
         while repack.is_running and not turn.is_over():
-            shard = _claim(services, repack)
-            if shard is None and not advance(services, repack):
-                return False  # other workers hold what is left; the last one of them goes on
-            with services.database.read() as connection:
-                repack = get_repack(connection, repack_id)
-                environment = get_environment(connection, repack.environment)
+            run, shard = _claim(services, repack)
+            repack, environment = run.repack, run.environment
             if shard is not None:
-                walk_shard(Run(services=services, repack=repack, environment=environment), shard, turn)
+                walk_shard(run, shard, turn)
+            elif not (repack.is_running and advance(services, repack)):
+                return False  # other workers hold what is left; the last one of them goes on
     except KmsBudgetSpent as error:
         log.info("slice.found_budget_spent", repack=str(repack.repack_id), why=error.why)
     except (KmsRefused, KmsUnreachable) as error:
@@ -269,13 +267,21 @@ def walk_slice(services: Services, repack_id: int) -> bool:
     return repack.is_running
 
 
-def _claim(services: Services, repack: Repack) -> Shard | None:
+def _claim(services: Services, repack: Repack) -> tuple[Run, Shard | None]:
+    """A shard where one is free, and the repack and its environment as they are while nobody can change them."""
     with services.database.write() as connection:
-        if not hold_running(connection, repack).is_at_work:
-            return None
-        return shards.claim_shard(
+        held = hold_running(connection, repack)
+        run = Run(
+            services=services,
+            repack=get_repack(connection, repack.id),
+            environment=get_environment(connection, repack.environment),
+        )
+        if not held.is_at_work:
+            return run, None
+        shard = shards.claim_shard(
             connection, repack.id, owner=services.owner, lease_seconds=services.settings.lease_seconds
         )
+    return run, shard
 
 
 def walk_shard(run: Run, shard: Shard, turn: Turn) -> None:
