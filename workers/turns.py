@@ -24,10 +24,10 @@ class Turn:
     def is_over(self) -> bool:
         """Whether to make room. The database is asked once in `turn_seconds`: a turn costs small repacks nothing."""
         now = self._services.clock()
-        if now >= self._end:
-            return True
-        if now < self._look_at:
-            return False
+        if now < self._look_at or now >= self._end:
+            return now >= self._end
         self._look_at = now + self._services.settings.turn_seconds
         with self._services.database.read() as connection:
-            return turns.do_others_wait(connection, self._repack)
+            if turns.do_others_wait(connection, self._repack):
+                self._end = now
+        return now >= self._end
