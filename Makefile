@@ -48,7 +48,7 @@ bench: $(VENV)/.dev ## Measure keys/s through the real Celery path, beside the c
 	$(BIN)/python -m tests.bench $(BENCH_FLAGS)
 
 bench-fair: $(VENV)/.dev ## Measure who waits: 999 small environments beside one of a million keys, within a budget
-	$(BIN)/python -m tests.bench --only fair $(BENCH_FLAGS)
+	$(BIN)/python -m tests.bench --only fair,polite $(BENCH_FLAGS)
 
 constraints: $(VENV)/.dev ## Write deploy/constraints.txt anew from what .venv holds
 	{ head -n 1 deploy/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > $(VENV)/constraints.txt

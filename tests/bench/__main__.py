@@ -7,13 +7,14 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import fair, polling, repack
+from tests.bench import fair, polite, polling, repack
 from tests.bench.outcome import Bench, Outcome, console
 
 BENCHES: dict[str, Bench] = {
     "repack": repack,
     "polling": polling,
     "fair": fair,
+    "polite": polite,
 }
 """By name, in the order in which they run."""
 

@@ -46,16 +46,16 @@ def measure(asked: argparse.Namespace) -> Outcome:
     """Seed; the small ones alone; then others like them beside the large one."""
     with running_bench(asked.fair_database, extra=EXTRA) as bench:
         started = time.monotonic()
-        alone, beside = (_seed_small(bench, name, asked.small) for name in ("alone", "beside"))
-        victims = _seed_small(bench, "victims", 2)
+        alone, beside = (seed_small(bench, name, asked.small) for name in ("alone", "beside"))
+        victims = seed_small(bench, "victims", 2)
         large = bench.seed("large", data_keys=asked.large, roots=100)
         console.print(f"  seeded in {time.monotonic() - started:.1f} s")
         key = str(bench.simulator.create_main_key())
-        by_themselves = _repack_all(bench, alone, key)
+        by_themselves = repack_all(bench, alone, key)
         console.print(f"  {asked.small} alone: {by_themselves.seconds:.1f} s")
         bench.replace(large, key)
         _wait_for_renewal(bench, large)
-        with_large = _repack_all(bench, beside, key, victims=victims)
+        with_large = repack_all(bench, beside, key, victims=victims)
         console.print(f"  {asked.small} beside {asked.large:,} keys: {with_large.seconds:.1f} s")
         was_running = _is_open(bench, large)
         ended = bench.wait_for_end(large, after=None)
@@ -95,7 +95,8 @@ class Run:
     revocations: list[float] = field(default_factory=list)
 
 
-def _seed_small(bench: Bench, name: str, count: int) -> list[Environment]:
+def seed_small(bench: Bench, name: str, count: int) -> list[Environment]:
+    """Environments with 100 data keys each."""
     keyring = Keyring(bench.services)
 
     def seed(number: int) -> Environment:
@@ -109,7 +110,7 @@ def _seed_small(bench: Bench, name: str, count: int) -> list[Environment]:
         return list(threads.map(seed, range(count)))
 
 
-def _repack_all(
+def repack_all(
     bench: Bench, environments: list[Environment], key: str, *, victims: list[Environment] | None = None
 ) -> Run:
     """Ask for all of them at once, and wait until the last one has ended.
