@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from schemas.states import RepackState, Stage
 from tests.engine import World, usual_tree
 from tests.steps import until
+from workers import sweeper
 from workers.certificate import STATEMENT
 from workers.errors import Cause
 from workers.intake import take_event
@@ -86,6 +89,19 @@ def test_paused_and_ended_sleep_and_blocked_is_woken(world: World) -> None:
     assert set(woken(world).repacks) == {repack.id}
     pause(world.main, repack, actor="test")
     assert not woken(world).repacks
+
+
+def test_a_sweep_sends_so_many_wake_ups_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many repacks wait, and however many shards they have: first come those that have waited longest."""
+    assert world.clock is not None
+    monkeypatch.setattr(sweeper, "WAKE_UPS", 3)
+    repacks = []
+    for number in range(4):
+        environment = world.environment(f"acme/{number}")
+        usual_tree(world, environment)
+        world.clock.let_pass(1)
+        repacks.append(world.start(environment))
+    assert woken(world).repacks == [repacks[0].id, repacks[0].id, repacks[1].id]
 
 
 def test_an_event_without_its_effect_is_woken(world: World) -> None:
