@@ -162,8 +162,8 @@ class Settings(BaseSettings):
 
     @property
     def kms_patience(self) -> float:
-        """Seconds that a repack's call waits for its turn: with the call itself well within a lease."""
-        return self.lease_seconds / 3
+        """Seconds that a repack's call waits for its turn. A root takes three in a row, all within half a lease."""
+        return self.lease_seconds / 6
 
     @property
     def roots_minted_at_once(self) -> int:

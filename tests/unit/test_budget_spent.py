@@ -44,6 +44,17 @@ def test_a_repack_is_left_where_it_is_and_not_blocked(world: World) -> None:
     assert sum(row["rewrapped"] for row in world.rows(models.shards, models.shards.c.stage == Stage.MOVE)) == 7
 
 
+def test_where_calls_are_few_roots_are_minted_a_few_at_a_time(world: World) -> None:
+    """A batch of 64 roots would never have its calls within a lease: at one call a second each is its own batch."""
+    environment = world.environment()
+    usual_tree(world, environment, hours=5)
+    repack = world.start(environment)
+    assert world.run(repack, world.process(kms_calls_per_second=1)).state == RepackState.FINISHED
+    renewed = world.rows(models.shards, models.shards.c.stage == Stage.RENEW)
+    assert sum(row["minted"] for row in renewed) == 5
+    assert sum(row["batches"] for row in renewed) >= 10, "each was minted, and its keys rewrapped, by itself"
+
+
 def test_a_look_that_was_not_made_is_put_off(world: World) -> None:
     """Not asked is not unanswered: since when a KMS gives no answer is told of those that were asked."""
     world.environment()
