@@ -145,6 +145,13 @@ class KmsThrottled(KmsUnreachable):
 class KmsBudgetSpent(KmsThrottled):
     """Our own budget of calls has no room: the KMS was not asked, and nothing follows about it or the key."""
 
+    def __init__(self, *, main_key: str, operation: str, detail: str = "") -> None:
+        super().__init__(main_key=main_key, operation=operation, detail=detail)
+        self.what = f"The KMS of {main_key} was not asked."
+        self.why = f"{operation} found no room in the budget of calls." + (f" {detail}" if detail else "")
+        self.remedy = "Nothing to do: it has its turn later. If it lasts, see KEYREPACK_KMS_CALLS_PER_SECOND."
+        self.code = "kms_budget_spent"
+
 
 KmsFailure = KmsRefused | KmsUnreachable
 

@@ -209,7 +209,7 @@ class Meter:
             async with asyncio.timeout(self.patience), self._lines.setdefault(scope, asyncio.Lock()):
                 await _take(self.budget, scope)
         except TimeoutError:
-            detail = f"The budget of {scope} is spent: no room for the call in {self.patience:g} s."
+            detail = f"It is the one of {scope}, and {self.patience:g} s were waited."
             raise KmsBudgetSpent(main_key=str(main_key), operation=operation, detail=detail) from None
 
     def spent(self, scope: str, calls: int) -> None:
