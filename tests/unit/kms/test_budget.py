@@ -80,7 +80,7 @@ def test_who_waits_too_long_is_told_that_nobody_asked() -> None:
         started = time.monotonic()
         with background():
             await meter.admit("s", URI, "Encrypt")
-            with pytest.raises(KmsBudgetSpent, match="the one of s, and 0.5 s") as caught:
+            with pytest.raises(KmsBudgetSpent, match="the one of s, and") as caught:
                 await meter.admit("s", URI, "Encrypt")
         assert isinstance(caught.value, KmsThrottled)
         return time.monotonic() - started
