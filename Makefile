@@ -18,12 +18,12 @@ PYTEST_FLAGS ?=
 # Tests that start worker processes run one at a time: they measure leases and deadlines on the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo up test check bench soak constraints
+.PHONY: help setup demo up test check bench bench-fair soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
 	@echo
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 2,16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 2,16
 	@echo
 	@echo "  DATA_KEYS=1000000 make demo     a larger demo; DEMO_FLAGS, UP_FLAGS, BENCH_FLAGS, PYTEST_FLAGS go to their command"
 
@@ -48,6 +48,9 @@ check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import con
 
 bench: $(VENV)/.dev ## Measure what is promised in figures: repacks beside the ceiling, locks, rotations, polls
 	$(BIN)/python -m tests.bench $(BENCH_FLAGS)
+
+bench-fair: $(VENV)/.dev ## Measure who waits: 999 small environments beside one of a million keys, within a budget
+	$(BIN)/python -m tests.bench --only fair,polite $(BENCH_FLAGS)
 
 soak: $(VENV)/.dev ## Kill, lose, double and refuse at random while repacks run; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK_FLAGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from celery import Celery, Task, signals
@@ -29,6 +30,11 @@ CANARY = "keyrepack.canary"
 
 WAKE_UP_LIFETIME = 120
 """Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
+
+
+MAY_WAIT = {REPACKS: 64, HOUSEKEEPING: 8}
+"""Wake-ups that wait in a queue at most: whoever answers one does what all of them were sent for. So a thousand repacks
+fill no queue, and eight of housekeeping's, with its ticks, are too many for none of them to publish the outbox."""
 
 
 class WakeUp(Task):
@@ -73,13 +79,29 @@ class CeleryWaker:
         self._send(PUBLISH_OUTBOX, HOUSEKEEPING)
 
     def _send(self, task: str, queue: str, *ids: int) -> bool:
-        """Whether the broker took it."""
+        """Whether the broker took it, and its queue may take more."""
         try:
+            if self._waiting(queue) >= MAY_WAIT.get(queue, inf):
+                return False
             self._celery.send_task(task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False)
         except (OperationalError, OSError) as error:
             log.warning("wake_up.not_sent", task=task, error=type(error).__name__)
             return False
         return True
+
+    def _waiting(self, queue: str) -> int:
+        """Messages in a queue that nobody has taken. Nothing is asked of one that may hold any number."""
+        if queue not in MAY_WAIT:
+            return 0
+        known = self._celery.amqp.queues[queue]
+        with self._celery.producer_pool.acquire(block=True, timeout=5) as producer:
+            try:
+                found = producer.channel.queue_declare(
+                    queue, durable=known.durable, auto_delete=False, arguments=known.queue_arguments
+                )
+            except producer.connection.recoverable_connection_errors as error:
+                raise OperationalError(str(error)) from error
+        return int(found.message_count)
 
 
 def _canaries(seconds: float) -> dict[str, dict[str, Any]]:

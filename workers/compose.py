@@ -19,12 +19,14 @@ from workers.epochs import Bell, Epochs, QuietBell, RedisBell
 from workers.failpoints import Failpoint, arm
 from workers.kms.aws import AwsKms
 from workers.kms.aws_access import read_access
+from workers.kms.budget import Budget, Meter, Terms
 from workers.kms.managed import ManagedKms
 from workers.kms.memory import MemoryKms
 from workers.kms.openbao import OpenBaoKms
 from workers.kms.openbao_client import OpenBaoClient
 from workers.kms.port import KmsProvider
 from workers.kms.registry import KmsRegistry
+from workers.kms.shared_budget import make_budget
 from workers.kms.uploaded import UploadedKms
 from workers.services import Services
 from workers.settings import Settings
@@ -50,7 +52,9 @@ def build_services(
     arm_failpoints(settings)
     database = Database(settings.database_url.get_secret_value())
     counters = Counters()
-    kms = KmsRegistry(providers if providers is not None else _providers(settings, database), counters)
+    meter = Meter(budget=_kms_budget(settings), patience=settings.kms_patience)
+    chosen = providers if providers is not None else _providers(settings, database, meter)
+    kms = KmsRegistry(chosen, counters, meter=meter)
     loop = Loop()
     cache: PlaintextCache[Pair] = PlaintextCache(ttl=settings.cache_ttl, size=settings.cache_size, clock=time.monotonic)
     epochs = Epochs(database, bell, time.monotonic, counters)
@@ -95,25 +99,37 @@ def process_services(settings: Settings, wake: Waker) -> Services:
 def broker_bell(settings: Settings) -> Bell:
     """The bell that the configured broker offers: Redis' pub/sub, or none but the database's tick."""
     url = settings.broker_url.get_secret_value()
-    if not url.startswith(("redis://", "rediss://")):
+    if not _is_redis(url):
         return QuietBell()
     return RedisBell(Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2))
 
 
-def _providers(settings: Settings, database: Database) -> list[KmsProvider]:
+def _kms_budget(settings: Settings) -> Budget:
+    """Counted in the Redis that is named, else in the broker, else by each process for its part."""
+    terms = Terms(rate=settings.kms_calls_per_second, burst=settings.kms_burst, live_share=settings.kms_live_share)
+    url = (settings.kms_budget_url or settings.broker_url).get_secret_value()
+    return make_budget(url if _is_redis(url) else None, terms, processes=settings.kms_processes)
+
+
+def _is_redis(url: str) -> bool:
+    return url.startswith(("redis://", "rediss://"))
+
+
+def _providers(settings: Settings, database: Database, meter: Meter) -> list[KmsProvider]:
     """The kinds of main key this installation serves: closed when not configured."""
     providers: list[KmsProvider] = [
         AwsKms(
             concurrency=settings.kms_concurrency,
             timeout_seconds=settings.kms_timeout_seconds,
             access=None if settings.aws_access_file is None else read_access(settings.aws_access_file),
+            meter=meter,
         )
     ]
     if settings.managed_key_file is not None:
         managed = ManagedKms(settings.managed_key_file)
         providers += [managed, UploadedKms(managed, partial(load_sealed, database))]
     if settings.openbao_address is not None:
-        providers.append(OpenBaoKms(_openbao_client(settings, settings.openbao_address)))
+        providers.append(OpenBaoKms(_openbao_client(settings, settings.openbao_address), meter=meter))
     if settings.allow_memory_kms:
         providers.append(MemoryKms())
     return providers

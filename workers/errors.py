@@ -4,6 +4,7 @@ KeyrepackError
 ├── Transient                 try again: nothing is known to be wrong
 │   ├── KmsUnreachable        the KMS did not answer: not a revocation
 │   ├── KmsThrottled          the KMS answered "too fast"
+│   │   └── KmsBudgetSpent    our own budget of calls is spent: the KMS was not asked
 │   ├── ProbeUnanswered       a new main key was probed, and its KMS or the old one's did not answer: `findings`
 │   ├── UnknownWord           a row has a word that a newer program wrote: that one goes on with it
 │   └── DatabaseFailed        the database did not do it; nothing of the transaction is stored
@@ -146,6 +147,17 @@ class KmsThrottled(KmsUnreachable):
     """The KMS asks for fewer calls."""
 
     cause = Cause.THROTTLED
+
+
+class KmsBudgetSpent(KmsThrottled):
+    """Our own budget of calls has no room: the KMS was not asked, and nothing follows about it or the key."""
+
+    def __init__(self, *, main_key: str, operation: str, detail: str = "") -> None:
+        super().__init__(main_key=main_key, operation=operation, detail=detail)
+        self.what = f"The KMS of {main_key} was not asked."
+        self.why = f"{operation} found no room in the budget of calls." + (f" {detail}" if detail else "")
+        self.remedy = "Nothing to do: it has its turn later. If it lasts, see KEYREPACK_KMS_CALLS_PER_SECOND."
+        self.code = "kms_budget_spent"
 
 
 KmsFailure = KmsRefused | KmsUnreachable

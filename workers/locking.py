@@ -13,6 +13,7 @@ from uuid import UUID
 from schemas.states import RUNNING, RepackState
 from workers.errors import Cause, KmsRefused, KmsUnreachable, NotFound, WrapRefused
 from workers.failpoints import Point, reach
+from workers.kms.budget import live
 from workers.kms.port import encryption_context
 from workers.logs import log
 from workers.retry import again_after_conflict
@@ -182,7 +183,8 @@ def _second_look(services: Services, environment: Environment) -> list[Cause] | 
         samples = {top.version: sample_wrap(connection, environment.id, top.version) for top in tops}
     found: list[Cause] = []
     for top in tops:
-        cause = services.loop.run(why_refused(services, environment, top, samples[top.version]))
+        with live():  # R8: a lock waits for no repack's calls
+            cause = services.loop.run(why_refused(services, environment, top, samples[top.version]))
         if cause in (Cause.UNREACHABLE, Cause.THROTTLED, Cause.UNSUPPORTED):
             return []
         if cause is None:

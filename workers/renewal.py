@@ -37,7 +37,8 @@ class RenewWalk:
         self._run, self._shard = run, shard
         self._chunk: list[WrappingKeyRow] = []
         self._refused: set[int] = set()  # keys that cannot be minted: their parent does not open
-        self._limit = ROOTS_IN_BATCH if shard.level == 1 else PARENTS_IN_BATCH
+        roots = min(ROOTS_IN_BATCH, run.services.settings.roots_minted_at_once)
+        self._limit = roots if shard.level == 1 else PARENTS_IN_BATCH
 
     def prepare(self, cursor: Cursor) -> Batch:
         """See Walk.prepare."""

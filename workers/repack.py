@@ -22,6 +22,7 @@ from workers.errors import (
     AnotherStarted,
     DatabaseFull,
     EnvironmentLocked,
+    KmsBudgetSpent,
     KmsRefused,
     KmsUnreachable,
     LeaseLost,
@@ -67,6 +68,7 @@ from workers.store.repacks import (
 from workers.store.roots import count_unmoved
 from workers.store.shards import Range, Shard, Tally
 from workers.store.trees import check_tree, count_draining, deepest_level
+from workers.turns import Turn
 from workers.walks import Batch, Run, Walk, traced
 
 WALKS: dict[Stage, Callable[[Run, Shard], Walk]] = {
@@ -244,7 +246,7 @@ def _tell_started(
 
 
 def walk_slice(services: Services, repack_id: int) -> bool:
-    """Work on a repack for a slice of time, shard after shard, then make room for others.
+    """Work on a repack for a turn, shard after shard, then make room for others.
 
     Returns whether there is more to do. Any number of workers may call it, at once, after any crash, again and again.
     """
@@ -253,18 +255,18 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         environment = get_environment(connection, repack.environment)
     if repack.state == RepackState.BLOCKED:
         repack = look_again(services, repack)
-    deadline = services.clock() + services.settings.slice_seconds
+    turn = Turn(services, repack_id)
     try:
-        while repack.is_running and services.clock() < deadline:
-            shard = _claim(services, repack)
-            if shard is None and not advance(services, repack):
-                return False  # other workers hold what is left; the last one of them goes on
-            with services.database.read() as connection:
-                repack = get_repack(connection, repack_id)
-                environment = get_environment(connection, repack.environment)
+        while repack.is_running and not turn.is_over():
+            run, shard = _claim(services, repack)
+            repack, environment = run.repack, run.environment
             if shard is not None:
                 reach(Point.SHARD_CLAIMED)
-                walk_shard(Run(services=services, repack=repack, environment=environment), shard, deadline)
+                walk_shard(run, shard, turn)
+            elif not (repack.is_running and advance(services, repack)):
+                return False  # other workers hold what is left; the last one of them goes on
+    except KmsBudgetSpent as error:
+        log.info("slice.found_budget_spent", repack=str(repack.repack_id), why=error.why)
     except (KmsRefused, KmsUnreachable) as error:
         block(services, repack, error)
         if isinstance(error, KmsRefused):
@@ -284,18 +286,26 @@ def walk_slice(services: Services, repack_id: int) -> bool:
 
 
 @again_after_conflict
-def _claim(services: Services, repack: Repack) -> Shard | None:
+def _claim(services: Services, repack: Repack) -> tuple[Run, Shard | None]:
+    """A shard where one is free, and the repack and its environment as they are while nobody can change them."""
     with services.database.write() as connection:
-        if not hold_running(connection, repack).is_at_work:
-            return None
-        return shards.claim_shard(
+        held = hold_running(connection, repack)
+        run = Run(
+            services=services,
+            repack=get_repack(connection, repack.id),
+            environment=get_environment(connection, repack.environment),
+        )
+        if not held.is_at_work:
+            return run, None
+        shard = shards.claim_shard(
             connection, repack.id, owner=services.owner, lease_seconds=services.settings.lease_seconds
         )
+    return run, shard
 
 
 @traced("shard.walk")
-def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
-    """Batch after batch until the shard or the slice ends. Whatever is raised, the lease is given back."""
+def walk_shard(run: Run, shard: Shard, turn: Turn) -> None:
+    """Batch after batch until the shard or the turn ends. Whatever is raised, the lease is given back."""
     walk = WALKS[shard.stage](run, shard)
     done = False
     try:
@@ -307,7 +317,7 @@ def walk_shard(run: Run, shard: Shard, deadline: float) -> None:
             if batch.failure is not None:
                 raise batch.failure
             done = batch.is_last
-            if run.services.clock() >= deadline:
+            if turn.is_over():
                 break
     finally:
         if not done:
@@ -386,7 +396,7 @@ def advance(services: Services, repack: Repack) -> bool:
             _enter(connection, services, current, following, ranges)
             reach(Point.STAGE_WRITTEN)
     reach(Point.STAGE_COMMITTED)
-    services.wake.repack(repack.id, times=len(ranges))
+    services.wake.repack(repack.id, times=len(ranges) - 1)  # whoever took the step goes on himself
     services.wake.outbox()
     return True
 

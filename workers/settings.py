@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         le=120,
         description="How long a task works before it makes room; far below visibility_timeout.",
     )
+    turn_seconds: float = Field(
+        default=1.0, gt=0, le=20, description="How long it stays with one repack while other repacks wait."
+    )
     lease_seconds: float = Field(
         default=30.0, gt=0, le=600, description="How long a shard stays a worker's without a checkpoint."
     )
@@ -78,6 +81,21 @@ class Settings(BaseSettings):
         default=300, ge=30, description="Seconds after which Redis hands an unacknowledged message out again."
     )
     kms_concurrency: int = Field(default=16, ge=1, le=256, description="Concurrent calls to a KMS from one process.")
+    kms_calls_per_second: float = Field(
+        default=1000.0,
+        ge=1,
+        description="Calls a second to the KMS of one account and region, all processes together.",
+    )
+    kms_burst: float = Field(default=200.0, ge=1, description="Of these, calls that may be made at once after a lull.")
+    kms_live_share: float = Field(
+        default=0.2, ge=0, le=0.9, description="Part of both that repacks and polls leave to services that read keys."
+    )
+    kms_budget_url: SecretStr | None = Field(
+        default=None, description="Redis that counts these calls; the broker where that is a Redis."
+    )
+    kms_processes: int = Field(
+        default=8, ge=1, description="Processes that share the calls evenly while no Redis counts them."
+    )
     kms_timeout_seconds: float = Field(
         default=10.0, gt=0, description="How long one KMS call may take, retries included."
     )
@@ -174,6 +192,17 @@ class Settings(BaseSettings):
             raise ValueError("failpoints are for tests: unset it, or set KEYREPACK_ALLOW_FAILPOINTS in a test")
         Failpoint.parse(value)
         return value
+
+    @property
+    def kms_patience(self) -> float:
+        """Seconds that a repack's call waits for its turn. A root takes three in a row, all within half a lease."""
+        return self.lease_seconds / 6
+
+    @property
+    def roots_minted_at_once(self) -> int:
+        """Wrapping roots whose calls, two each, have room within `kms_patience` though the rate was halved thrice."""
+        background = self.kms_calls_per_second * (1 - self.kms_live_share)
+        return max(1, int(background / 8 * self.kms_patience / 2))
 
     @property
     def poll_tick(self) -> float:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from producers.publisher import KombuPublisher, MemoryPublisher
-from schemas.states import RUNNING, RepackState
 from workers import uploads
 from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.resealing import reseal
 from workers.retry import again_after_conflict
 from workers.services import Services
-from workers.store import inbox, outbox, ticks
+from workers.store import inbox, outbox, ticks, turns
 from workers.store.audit import ChainVerdict, verify_chain
 from workers.store.audit_checks import record_check
-from workers.store.repacks import list_repacks
-from workers.store.shards import count_unfinished
 
 SWEEP, POLL, VERIFY_AUDIT = "sweep", "poll", "verify_audit"
 """The jobs that tick."""
 
-WAKE_UPS = 8
-"""Wake-ups a repack gets in one sweep at most: each worker that answers takes shard after shard anyway."""
+WAKE_UPS = 64
+"""Wake-ups that one sweep sends for repacks at most: each worker that answers goes on from turn to turn anyway."""
 
 PUBLISHED_AT_ONCE = 200
 """Events published in one transaction of the outbox."""
@@ -46,25 +43,19 @@ def take_tick(services: Services, job: str, seconds: float) -> bool:
 
 
 def sweep(services: Services) -> Swept:
-    """Wake every running repack that nobody walks, every blocked one whose time has come, every event; and tidy up."""
+    """Wake workers for the repacks that wait for one, blocked ones whose time has come among them; and tidy up."""
     reach(Point.SWEEP_TICKED)
     with services.database.read() as connection:
-        running = list_repacks(connection, states=RUNNING | {RepackState.BLOCKED}, limit=10_000)
-        todo: list[tuple[int, int]] = []
-        for repack in running:
-            unfinished, claimable = count_unfinished(connection, repack.id)
-            # Where somebody walks, one more wake-up makes up for a worker that died; more would only pile up.
-            times = 1 if not unfinished or claimable < unfinished else claimable
-            times = min(times, claimable, WAKE_UPS) if unfinished else 1
-            if times:
-                todo.append((repack.id, times))
+        waiting = turns.list_waiting(connection, limit=WAKE_UPS)
         events = inbox.unhandled(connection)
-    for repack_id, times in todo:
-        services.wake.repack(repack_id, times=times)
+    left = WAKE_UPS
+    for repack_id, workers in waiting:
+        services.wake.repack(repack_id, times=min(workers, left))
+        left -= min(workers, left)
     for inbox_id in events:
         services.wake.event(inbox_id)
     services.wake.outbox()
-    swept = Swept(len(todo), len(events), uploads.end_expired(services), reseal(services))
+    swept = Swept(len(waiting), len(events), uploads.end_expired(services), reseal(services))
     log.debug("sweep.finished", **asdict(swept))
     return swept
 

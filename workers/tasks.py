@@ -22,17 +22,23 @@ from workers.app import (
 )
 from workers.errors import NotFound, Transient
 from workers.failpoints import Point, reach
+from workers.kms.budget import background
 from workers.logs import log
+from workers.turns import next_turn
 
 
 @app.task(name=WALK, shared=False)
-def walk(repack_id: int) -> None:
-    """Work on a repack for a slice, and pass the wake-up on if there is more."""
-    structlog.contextvars.bind_contextvars(repack=repack_id)
+def walk(_asked_by: int) -> None:
+    """Work for the repack whose turn it is, whichever one sent the wake-up, and pass that on until none waits."""
     try:
-        if repack.walk_slice(services(), repack_id):
-            reach(Point.SLICE_ENDED)
-            waker.repack(repack_id)
+        repack_id = next_turn(services())
+        if repack_id is None:
+            return
+        structlog.contextvars.bind_contextvars(repack=repack_id)
+        with background():
+            repack.walk_slice(services(), repack_id)
+        reach(Point.SLICE_ENDED)
+        waker.repack(repack_id)
     except (NotFound, Transient) as error:
         log.warning("slice.left", code=error.code, why=str(error))
     finally:
@@ -43,7 +49,8 @@ def walk(repack_id: int) -> None:
 def handle_event(inbox_id: int) -> None:
     """Give a received event its effect."""
     try:
-        intake.handle_event(services(), inbox_id)
+        with background():
+            intake.handle_event(services(), inbox_id)
     except Transient as error:
         log.warning("event.left", code=error.code, why=str(error))
 
@@ -77,7 +84,8 @@ def poll_main_keys() -> None:
     """Look at the main keys that are due."""
     try:
         if sweeper.take_tick(services(), sweeper.POLL, settings.poll_tick):
-            watching.poll_main_keys(services())
+            with background():
+                watching.poll_main_keys(services())
     except Transient as error:
         log.warning("poll.left", code=error.code, why=str(error))
 

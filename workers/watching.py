@@ -22,7 +22,7 @@ from producers.poller import Seen, poll
 from schemas.errors import KeyrepackError
 from schemas.states import Mode
 from workers import locking
-from workers.errors import Cause, KmsRefused, KmsUnreachable, NotConfigured
+from workers.errors import Cause, KmsBudgetSpent, KmsRefused, KmsUnreachable, NotConfigured
 from workers.failpoints import Point, reach
 from workers.logs import log
 from workers.repack import Request, start_repack
@@ -98,6 +98,8 @@ async def look(services: Services, uri: str) -> Seen:
     except KmsRefused as error:
         is_word = error.cause != Cause.UNSUPPORTED
         return Seen(key=uri, cause=error.cause.value, detail=error.why, answered=is_word)
+    except KmsBudgetSpent as error:
+        return Seen(key=uri, cause=error.cause.value, detail=error.why, answered=False, asked=False)
     except KmsUnreachable as error:
         return Seen(key=uri, cause=error.cause.value, detail=error.why, answered=False)
     except NotConfigured as error:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import polling, repack, restriction, revocation, rotation
+from tests.bench import fair, polite, polling, repack, restriction, revocation, rotation
 from tests.bench.outcome import Bench, Outcome, console
 
 BENCHES: dict[str, Bench] = {
@@ -16,6 +16,8 @@ BENCHES: dict[str, Bench] = {
     "restriction": restriction,
     "rotation": rotation,
     "polling": polling,
+    "fair": fair,
+    "polite": polite,
 }
 """By name, in the order in which they run."""
 

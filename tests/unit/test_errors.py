@@ -51,6 +51,7 @@ EXAMPLES: list[KeyrepackError] = [
     *(errors.KmsRefused(main_key="memory:a", cause=cause, operation="wrap") for cause in errors.Cause),
     errors.KmsUnreachable(main_key="memory:a", operation="wrap"),
     errors.KmsThrottled(main_key="memory:a", operation="wrap"),
+    errors.KmsBudgetSpent(main_key="memory:a", operation="wrap", detail="No room in 5 s."),
 ]
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from schemas.states import RepackState, Stage
 from tests.engine import World, usual_tree
 from tests.steps import until
-from workers import uploads
+from workers import sweeper, uploads
 from workers.certificate import STATEMENT
 from workers.errors import Cause
 from workers.intake import take_event
@@ -84,15 +86,31 @@ def test_what_has_a_live_lease_is_left_alone(world: World) -> None:
 
 
 def test_paused_and_ended_sleep_and_blocked_is_woken(world: World) -> None:
-    """A blocked repack is looked at again; one that an operator paused, or that has ended, is not."""
+    """A blocked repack is looked at when that is due; one that an operator paused, or that has ended, is not."""
+    assert world.clock is not None
     environment = world.environment()
     usual_tree(world, environment)
     repack = world.start(environment)
     world.kms.set_state("b", Cause.DISABLED)
     assert world.run(repack).state == RepackState.BLOCKED
+    assert not woken(world).repacks
+    world.clock.let_pass(world.main.settings.kms_probe_seconds + 1)
     assert set(woken(world).repacks) == {repack.id}
     pause(world.main, repack, actor="test")
     assert not woken(world).repacks
+
+
+def test_a_sweep_sends_so_many_wake_ups_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many repacks wait, and however many shards they have: first come those that have waited longest."""
+    assert world.clock is not None
+    monkeypatch.setattr(sweeper, "WAKE_UPS", 3)
+    repacks = []
+    for number in range(4):
+        environment = world.environment(f"acme/{number}")
+        usual_tree(world, environment)
+        world.clock.let_pass(1)
+        repacks.append(world.start(environment))
+    assert woken(world).repacks == [repacks[0].id, repacks[0].id, repacks[1].id]
 
 
 def test_an_event_without_its_effect_is_woken(world: World) -> None:

@@ -27,6 +27,7 @@ from workers.kms.aws_failures import STATE_CODES, VENDOR_ERRORS, Failure, Region
 from workers.kms.aws_permissions import ACTIONS
 from workers.kms.aws_regions import RegionMemory
 from workers.kms.aws_roles import ASSUME_ROLE, RoleNotAssumed, attempts_of
+from workers.kms.budget import Meter
 from workers.kms.port import Context, Description, Opened, RootWrap
 from workers.logs import log
 
@@ -50,6 +51,7 @@ class AwsKms:
         timeout_seconds: float = 10.0,
         attempts: int = DEFAULT_ATTEMPTS,
         access: Access | None = None,
+        meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.calls: dict[str, int] = {}
@@ -57,7 +59,13 @@ class AwsKms:
         self._counting = threading.Lock()
         self._timeout_seconds = timeout_seconds
         self._access = access or {}
-        self._clients = AwsClients(concurrency=concurrency, attempts=attempts, count=self._count)
+        self._meter = meter or Meter()
+        self._clients = AwsClients(
+            concurrency=concurrency,
+            attempts=attempts,
+            count=self._count,
+            throttled=lambda region, role: self._meter.throttled(budget_scope(region, role)),
+        )
 
     def main_key(self, uri: MainKeyUri) -> AwsMainKey:
         """The key that `uri` names. Raises MalformedMainKeyUri."""
@@ -66,6 +74,10 @@ class AwsKms:
     def access_to(self, account: str) -> AccountAccess | None:
         """How an account's keys are reached; None: directly."""
         return self._access.get(account)
+
+    async def admit(self, main_key: MainKeyUri, operation: str, region: str, role: Role | None) -> None:
+        """Wait until the budget of who calls has room. Raises KmsBudgetSpent."""
+        await self._meter.admit(budget_scope(region, role), main_key, operation)
 
     async def call(
         self, operation: str, region: str, parameters: dict[str, Any], role: Role | None = None
@@ -83,6 +95,7 @@ class AwsKms:
                 raise
             finally:
                 self._count(operation, made)
+                self._meter.spent(budget_scope(region, role), max(0, made - 1))  # what the SDK repeated by itself
             return answer
 
     async def close(self) -> None:
@@ -200,6 +213,7 @@ class AwsMainKey:
 
     async def _call(self, operation: str, source: MainKeyUri | None = None, /, **parameters: Any) -> dict[str, Any]:
         """One call; a vendor's error leaves as one of ours. `source` is the other key that the call names."""
+        await self._kms.admit(self.uri, operation, self._arn.region, self._role)
         try:
             answer = await self._kms.call(operation, self._arn.region, parameters, self._role)
         except VENDOR_ERRORS as error:
@@ -253,6 +267,11 @@ class AwsMainKey:
         except KmsUnreachable as unreachable:
             return unreachable
         return None
+
+
+def budget_scope(region: str, role: Role | None) -> str:
+    """Whose quota a call counts against: KMS throttles the *caller's* account in a region, not the key's."""
+    return f"{AwsKms.scheme}:{'own' if role is None else role.arn.split(':')[4]}/{region}"
 
 
 def _require_same(material: bytes, opened: Opened) -> None:

@@ -15,9 +15,12 @@ import aioboto3
 from botocore.config import Config
 
 from workers.kms.aws_access import Role
+from workers.kms.aws_failures import THROTTLES
 from workers.kms.aws_roles import Count, role_session
+from workers.kms.room import Room
 
 OpenClient = Callable[[str, Role | None], AbstractAsyncContextManager[Any]]
+Throttled = Callable[[str, Role | None], None]
 
 CONNECT_SECONDS = 3.0
 """A TCP and TLS handshake within a region takes milliseconds: past this, there is no path."""
@@ -43,11 +46,13 @@ def silence_sdk() -> None:
 class AwsClients:
     """The clients of one process. Calls belong on one event loop; another gets clients of its own, for safety."""
 
-    def __init__(self, *, concurrency: int, attempts: int, count: Count) -> None:
-        """`count` hears of calls that are made to get credentials."""
-        self._concurrency, self._count = concurrency, count
+    def __init__(
+        self, *, concurrency: int, attempts: int, count: Count, throttled: Throttled = lambda _region, _role: None
+    ) -> None:
+        """`count` hears of calls that are made to get credentials, `throttled` of every answer that is "too fast"."""
+        self._concurrency, self._count, self._throttled = concurrency, count, throttled
         # `standard`, not `adaptive`: a hidden rate limiter would turn throttling into timeouts, and slow live unwraps
-        # down with a repack. Who calls sees KmsThrottled and slows itself down.
+        # down with a repack. What slows a repack down is the budget, which all processes share.
         self._config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
@@ -61,13 +66,21 @@ class AwsClients:
     async def lend(self, region: str, role: Role | None) -> AsyncIterator[Any]:
         """A region's client that calls as `role`, for one call, once there is room for it."""
         here = self._here()
-        async with here.room:
+        async with here.room.enter():
             yield await here.client(region, role, self._open)
 
-    def _open(self, region: str, role: Role | None) -> AbstractAsyncContextManager[Any]:
+    @asynccontextmanager
+    async def _open(self, region: str, role: Role | None) -> AsyncIterator[Any]:
         session = aioboto3.Session() if role is None else role_session(role, region, self._config, count=self._count)
-        opened: AbstractAsyncContextManager[Any] = session.client("kms", region_name=region, config=self._config)
-        return opened
+
+        def hear(parsed_response: dict[str, Any] | None = None, **_: Any) -> None:
+            code = (parsed_response or {}).get("Error", {}).get("Code")
+            if code in THROTTLES:
+                self._throttled(region, role)
+
+        async with session.client("kms", region_name=region, config=self._config) as client:
+            client.meta.events.register("response-received.kms", hear)  # of every try: the SDK repeats by itself
+            yield client
 
     async def close(self) -> None:
         """Close every client, on the loop it lives on."""
@@ -94,7 +107,7 @@ class _LoopClients:
 
     def __init__(self, concurrency: int) -> None:
         self.stack = AsyncExitStack()
-        self.room = asyncio.Semaphore(concurrency)
+        self.room = Room(concurrency)
         self._opening = asyncio.Lock()
         self._clients: dict[tuple[Role | None, str], Any] = {}
 

@@ -21,8 +21,17 @@ from typing import Any
 from schemas.envelope import same_bytes
 from schemas.keys import KEY_BYTES, MainKeyUri
 from workers.errors import Cause, KmsFailure, KmsRefused, KmsUnreachable, WrapReason, WrapRefused
+from workers.kms.budget import Meter
 from workers.kms.openbao_client import VENDOR_ERRORS, OpenBaoClient
-from workers.kms.openbao_failures import TOO_OLD, Answer, is_policy_denial, refused, translated, unusable
+from workers.kms.openbao_failures import (
+    TOO_MANY_REQUESTS,
+    TOO_OLD,
+    Answer,
+    is_policy_denial,
+    refused,
+    translated,
+    unusable,
+)
 from workers.kms.port import Context, Description, Opened, RootWrap
 
 MAX_BLOB_BYTES = 1024
@@ -42,8 +51,9 @@ class OpenBaoKms:
     scheme = "openbao"
     is_remote = True
 
-    def __init__(self, client: OpenBaoClient) -> None:
+    def __init__(self, client: OpenBaoClient, *, meter: Meter | None = None) -> None:
         self.client = client
+        self.meter, self.budget_scope = meter or Meter(), f"{OpenBaoKms.scheme}:{client.address}"
         self.calls = client.calls
         self.binds_context = False  # until it is proven, once a process
 
@@ -143,11 +153,15 @@ class OpenBaoMainKey:
     async def _send(self, operation: str, body: Mapping[str, str] | None = None) -> Answer:
         paths = {"read": f"{self._mount}/keys/{self._key}", "lookup-self": "auth/token/lookup-self"}
         path = paths.get(operation, f"{self._mount}/{operation}/{self._key}")
+        await self._kms.meter.admit(self._kms.budget_scope, self.uri, operation)
         try:
-            return await self._kms.client.send(operation, path, body)
+            answer = await self._kms.client.send(operation, path, body)
         except VENDOR_ERRORS as error:
             name = type(error).__name__
             raise KmsUnreachable(main_key=str(self.uri), operation=operation, detail=f"{name}.") from error
+        if answer.status == TOO_MANY_REQUESTS:
+            self._kms.meter.throttled(self._kms.budget_scope)
+        return answer
 
     async def _why_denied(self, operation: str) -> KmsFailure | WrapRefused:
         """What a 403 means: the same is said of a forbidden path, of a missing key, and to a token nobody knows."""

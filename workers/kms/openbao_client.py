@@ -14,6 +14,7 @@ import aiohttp
 from workers.errors import NotConfigured
 from workers.kms.openbao_failures import Answer
 from workers.kms.private_file import read_private, stamp
+from workers.kms.room import Room
 
 VENDOR_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 """All that a request can raise. TimeoutError is our own deadline's."""
@@ -48,10 +49,15 @@ class OpenBaoClient:
         self._token = ""
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._room = asyncio.Semaphore(concurrency)
+        self._room = Room(concurrency)
 
     def __repr__(self) -> str:
         return f"OpenBaoClient({self._address})"
+
+    @property
+    def address(self) -> str:
+        """The server's URL."""
+        return self._address
 
     async def send(self, operation: str, path: str, body: Mapping[str, str] | None) -> Answer:
         """One request: GET without a body, else POST. Raises VENDOR_ERRORS, NotConfigured without a usable token.
@@ -60,7 +66,7 @@ class OpenBaoClient:
         """
         headers = self._headers()
         session = await self._open_session()
-        async with self._room, asyncio.timeout(self._timeout_seconds):
+        async with self._room.enter(), asyncio.timeout(self._timeout_seconds):
             for _ in range(ATTEMPTS - 1):
                 try:
                     return await self._ask(session, operation, path, body, headers)
@@ -93,7 +99,7 @@ class OpenBaoClient:
         """The session of the loop that runs; one of a loop that has ended is of no use."""
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            self._loop, self._room = loop, asyncio.Semaphore(self._concurrency)
+            self._loop, self._room = loop, Room(self._concurrency)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._concurrency),
                 timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from schemas.keys import MainKeyUri
 from workers.errors import Cause, KmsFailure, KmsRefused, KmsThrottled, KmsUnreachable, WrapReason, WrapRefused
 
+TOO_MANY_REQUESTS = 429
 TOO_OLD = "disallowed by policy (too old)"
 """Said of a generation below min_decryption_version: a revocation that can be taken back, unless it was trimmed."""
 
@@ -53,7 +54,7 @@ class Answer:
 
 def translated(answer: Answer, main_key: MainKeyUri, operation: str) -> KmsFailure | WrapRefused:
     """The error that crosses the port, from the answer alone. 403 is no answer: who asks must look closer first."""
-    if answer.status == 429:
+    if answer.status == TOO_MANY_REQUESTS:
         return KmsThrottled(main_key=str(main_key), operation=operation, detail="OpenBao said 429.")
     if answer.status in {400, 404} and answer.errors is not None:
         if answer.says(*WRAP_REFUSALS):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from schemas.keys import MainKeyUri
 from workers.counters import Counters
 from workers.errors import Cause, KmsRefused
+from workers.kms.budget import Left, Meter
 from workers.kms.counted import CountedKey
 from workers.kms.port import KmsProvider, MainKey
 
@@ -14,10 +15,12 @@ from workers.kms.port import KmsProvider, MainKey
 class KmsRegistry:
     """The configured providers, by scheme. A scheme without one is refused: closed when not configured."""
 
-    def __init__(self, providers: Iterable[KmsProvider], counters: Counters | None = None) -> None:
-        """`counters` hears of every call, how it ended and how long it took."""
+    def __init__(
+        self, providers: Iterable[KmsProvider], counters: Counters | None = None, *, meter: Meter | None = None
+    ) -> None:
+        """`counters` hears of every call, how it ended and how long it took; the providers' calls go by `meter`."""
         self._providers = {provider.scheme: provider for provider in providers}
-        self._counters = counters
+        self._counters, self._meter = counters, meter or Meter()
 
     def main_key(self, uri: MainKeyUri | str) -> MainKey:
         """The main key `uri` names. Raises MalformedMainKeyUri, or KmsRefused (`unsupported`)."""
@@ -33,7 +36,12 @@ class KmsRegistry:
         """Calls that this process made over a network to any KMS so far; the managed key is opened in the process."""
         return sum(sum(provider.calls.values()) for provider in self._providers.values() if provider.is_remote)
 
+    async def budget_left(self) -> list[Left]:
+        """What is left of the budget, by account and region."""
+        return [] if self._meter.budget is None else await self._meter.budget.left()
+
     async def close(self) -> None:
         """Let go of every provider's connections."""
         for provider in self._providers.values():
             await provider.close()
+        await self._meter.close()

@@ -170,6 +170,7 @@ repacks = Table(
     Column("probes", Integer, nullable=False, server_default="0"),
     Column("kms_calls", Integer, nullable=False, server_default="0"),  # outside shards: probes
     Column("certificate", JSON),
+    Column("turn_at", Float),  # when a worker last took it up: the one that has waited longest is next
     Column("created_at", Float, nullable=False),
     Column("move_closed_at", Float),
     Column("ended_at", Float),
