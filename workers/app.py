@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery, Task, signals
-from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from producers.publisher import TRANSPORT_OPTIONS
-from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from producers.topology import HOUSEKEEPING, REPACKS, URGENT, work_queues
+from producers.transports import PUBLISH_TIMEOUT, consumer_options, kind_of
 from workers.clock import SharedClock
 from workers.compose import process_services
 from workers.logs import configure_logs, log
@@ -25,8 +24,15 @@ SWEEP = "keyrepack.sweep"
 PUBLISH_OUTBOX = "keyrepack.publish_outbox"
 POLL_MAIN_KEYS = "keyrepack.poll_main_keys"
 
+TASK_IDS = {HANDLE_EVENT: 1, WALK: 1, SWEEP: 0, PUBLISH_OUTBOX: 0, POLL_MAIN_KEYS: 0}
+"""The tasks there are, and how many ids each takes. Anything else in a queue of work is refused."""
+
 WAKE_UP_LIFETIME = 120
 """Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
+
+
+TRANSPORTS: dict[str, str] = {"redis": "workers.redis_transport:Transport"}
+"""Our own kind of kombu's transport, by broker: where its own lets a stranger's bytes end a worker."""
 
 
 class WakeUp(Task):
@@ -73,7 +79,9 @@ class CeleryWaker:
     def _send(self, task: str, queue: str, *ids: int) -> bool:
         """Whether the broker took it."""
         try:
-            self._celery.send_task(task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False)
+            self._celery.send_task(
+                task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False, confirm_timeout=PUBLISH_TIMEOUT
+            )
         except (OperationalError, OSError) as error:
             log.warning("wake_up.not_sent", task=task, error=type(error).__name__)
             return False
@@ -82,16 +90,11 @@ class CeleryWaker:
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings, each with its reason. Celery ignores unknown names in silence: a test checks every one."""
-    sweep, poll = settings.sweep_seconds, settings.poll_tick
+    sweep, poll, url = settings.sweep_seconds, settings.poll_tick, settings.broker_url.get_secret_value()
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
-        "broker_transport_options": {
-            **TRANSPORT_OPTIONS,
-            "visibility_timeout": settings.visibility_timeout,  # slices are far shorter, so nothing runs twice at once
-            "unacked_restore_interval": 1,  # look for the unacknowledged of dead workers every second …
-            "unacked_restore_throttle": 1,  # … by default it took up to 100 s more than the timeout
-            "queue_order_strategy": "priority",  # Redis serves the urgent queue first
-        },
+        "broker_url": url,
+        "broker_transport": TRANSPORTS.get(kind_of(url)),
+        "broker_transport_options": consumer_options(url, visibility_timeout=settings.visibility_timeout),
         "broker_connection_retry_on_startup": True,
         "broker_connection_timeout": 5,
         "broker_pool_limit": 10,
@@ -100,7 +103,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],  # a pickle would be code from whoever reaches the broker
         "result_backend": None,
         "task_ignore_result": True,  # the database is the record
-        "task_queues": [Queue(name, durable=True) for name in WORK_QUEUES],
+        "task_queues": work_queues(),
         "task_default_queue": HOUSEKEEPING,
         "task_create_missing_queues": False,
         "task_acks_late": True,  # a killed worker's wake-up comes back; the lease keeps it from doing harm
@@ -108,6 +111,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_acks_on_failure_or_timeout": True,
         "task_soft_time_limit": settings.slice_seconds + 60,
         "task_time_limit": settings.slice_seconds + 120,
+        "worker_consumer": "workers.wake_up_consumer:WakeUpConsumer",  # refuses what is no wake-up of ours
         "worker_prefetch_multiplier": 1,  # a wake-up that waits behind a slice is one that nobody answers
         "worker_send_task_events": False,
         "worker_enable_remote_control": False,  # whoever reaches the broker could shut workers down
@@ -118,10 +122,15 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "beat_scheduler": "celery.beat:Scheduler",  # no file of its own: ticks are rows
         "beat_max_loop_interval": min(5.0, sweep, poll),
         "beat_schedule": {
-            "sweep": {"task": SWEEP, "schedule": sweep, "options": {"queue": HOUSEKEEPING, "expires": sweep * 2}},
-            "poll": {"task": POLL_MAIN_KEYS, "schedule": poll, "options": {"queue": HOUSEKEEPING, "expires": poll * 2}},
+            "sweep": {"task": SWEEP, "schedule": sweep, "options": _tick(sweep)},
+            "poll": {"task": POLL_MAIN_KEYS, "schedule": poll, "options": _tick(poll)},
         },
     }
+
+
+def _tick(seconds: float) -> dict[str, Any]:
+    """How beat sends a tick: one that waited for two periods is one of three."""
+    return {"queue": HOUSEKEEPING, "expires": seconds * 2, "confirm_timeout": PUBLISH_TIMEOUT}
 
 
 def make_app(settings: Settings) -> Celery:
@@ -160,6 +169,12 @@ def services() -> Services:
 @signals.setup_logging.connect
 def _setup_logging(**_: Any) -> None:
     configure_logs(settings)
+
+
+@signals.before_task_publish.connect
+def _let_workers_judge_its_age(properties: dict[str, Any], **_: Any) -> None:
+    """A worker drops what is too old by the header `expires`; RabbitMQ would put it among the dead letters."""
+    properties.pop("expiration", None)
 
 
 @signals.worker_process_init.connect

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from producers.publisher import BrokerAway, KombuPublisher
+from producers.topology import TOLD
 from workers import intake, repack, sweeper, watching
 from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, services, settings, waker
 from workers.errors import NotFound, Transient
@@ -48,7 +49,7 @@ def sweep() -> None:
 @app.task(name=PUBLISH_OUTBOX, shared=False)
 def publish_outbox() -> None:
     """Publish outgoing events."""
-    publisher = KombuPublisher(settings.broker_url.get_secret_value())
+    publisher = KombuPublisher(settings.broker_url.get_secret_value(), exchange=TOLD)
     try:
         sweeper.publish_outbox(services(), publisher)
     except (BrokerAway, Transient) as error:

@@ -121,14 +121,12 @@ def broker_answers(settings: Settings) -> bool:
     from kombu import Connection
     from kombu.exceptions import OperationalError
 
-    from producers.publisher import TRANSPORT_OPTIONS
+    from producers.transports import transport_options
 
     connect: Any = Connection  # kombu has no types
-    connection = connect(
-        settings.broker_url.get_secret_value(),
-        connect_timeout=BROKER_SECONDS,
-        transport_options=TRANSPORT_OPTIONS | {"socket_connect_timeout": BROKER_SECONDS, "max_retries": 0},
-    )
+    url = settings.broker_url.get_secret_value()
+    options = transport_options(url) | {"socket_connect_timeout": BROKER_SECONDS, "max_retries": 0}
+    connection = connect(url, connect_timeout=BROKER_SECONDS, transport_options=options)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
     except (OperationalError, OSError, *connection.connection_errors):
