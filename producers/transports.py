@@ -17,6 +17,8 @@ PUBLISH_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
 """Seconds to wait for any other answer."""
 
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
 _KINDS: dict[str, Kind] = {
     "redis": "redis",
     "rediss": "redis",
@@ -48,7 +50,10 @@ def transport_options(url: str) -> dict[str, Any]:
         case "rabbitmq":
             own = {"confirm_publish": True, "read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
         case "sqs":
-            own = {"client-config": {"connect_timeout": PUBLISH_TIMEOUT, "read_timeout": ANSWER_TIMEOUT * 2}}
+            own = {
+                "client-config": {"connect_timeout": PUBLISH_TIMEOUT, "read_timeout": ANSWER_TIMEOUT},
+                "is_secure": urlsplit(url).hostname not in LOOPBACK,  # there an emulator answers, without TLS
+            }
         case _:
             own = {}
     return RETRIES | own

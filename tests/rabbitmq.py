@@ -104,10 +104,13 @@ class RabbitServer:
         """By a whole handshake, into the last virtual host that is made."""
         if not is_open(self.port):
             return False
+        connection = Connection(f"{LOOPBACK}:{self.port}", virtual_host=CONTRACT, connect_timeout=5)
         try:
-            Connection(f"{LOOPBACK}:{self.port}", virtual_host=CONTRACT, connect_timeout=5).connect()
+            connection.connect()
         except (OSError, AMQPError):
             return False
+        finally:
+            connection.collect()
         return True
 
     def _child(self) -> Child:

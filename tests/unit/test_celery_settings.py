@@ -8,19 +8,13 @@ import pytest
 from celery import Celery
 from celery.app.defaults import SETTING_KEYS
 from celery.beat import Scheduler
-from kombu import Connection
-from kombu.transport.redis import Channel
 
-from producers.publisher import TRANSPORT_OPTIONS
 from producers.topology import HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
 from workers import tasks
 from workers.app import HANDLE_EVENT, POLL_MAIN_KEYS, PUBLISH_OUTBOX, SWEEP, WALK, app, celery_settings, make_app
 from workers.settings import Settings
 
 SETTINGS = celery_settings(Settings())
-
-RETRY_OPTIONS = {"max_retries", "interval_start", "interval_step", "interval_max"}
-"""What kombu's Connection itself takes out of the transport's options."""
 
 
 @pytest.fixture
@@ -39,25 +33,6 @@ def test_an_unknown_setting_would_be_seen() -> None:
     """The table of names that the test above asks is not one that holds everything."""
     assert "worker_prefetch_multiplier" in SETTING_KEYS
     assert "worker_prefetch_multiplicator" not in SETTING_KEYS
-
-
-@pytest.mark.parametrize("name", sorted(SETTINGS["broker_transport_options"]))
-def test_kombu_knows_the_transport_option(name: str) -> None:
-    """Every option of the broker's transport is read by kombu's Redis channel or by its connection."""
-    assert name in {*Channel.from_transport_options, *RETRY_OPTIONS}
-    if name in RETRY_OPTIONS:
-        assert repr(name) in inspect.getsource(Connection._extract_failover_opts)
-    else:
-        assert hasattr(Channel, name)
-
-
-def test_the_publisher_waits_for_nothing_for_ever() -> None:
-    """Sockets have deadlines and retries an end: redis' and kombu's own defaults are for ever."""
-    assert TRANSPORT_OPTIONS["socket_timeout"] > 0
-    assert TRANSPORT_OPTIONS["socket_connect_timeout"] > 0
-    assert TRANSPORT_OPTIONS["max_retries"] >= 1
-    assert SETTINGS["broker_connection_timeout"] > 0
-    assert TRANSPORT_OPTIONS.items() <= SETTINGS["broker_transport_options"].items()
 
 
 def test_the_database_is_the_record(celery: Celery) -> None:
