@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu import Exchange, Queue, binding
+from kombu import Exchange, Queue
 
 EXCHANGE = Exchange("keyrepack", type="topic", durable=True)
 """Events from other services."""
@@ -54,8 +54,7 @@ _WITH_DEAD_LETTERS = _QUORUM | {"x-dead-letter-exchange": DEAD, "x-delivery-limi
 
 def events_queue() -> Queue:
     """The queue of inbound events: bound to everything that is said on the exchange."""
-    bindings = [binding(EXCHANGE, routing_key="#")]
-    return Queue(EVENTS, exchange=EXCHANGE, bindings=bindings, durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS))
+    return Queue(EVENTS, exchange=EXCHANGE, routing_key="#", durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS))
 
 
 def work_queues() -> list[Queue]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from amqp import Connection
+from amqp import Connection, Message
 from amqp.exceptions import AMQPError, NotFound
 
 from producers.topology import DEAD, EVENTS, EXCHANGE, TOLD, WORK_QUEUES
@@ -98,7 +98,17 @@ class RabbitServer:
     def waiting(self, *queues: str, host: str = STACK) -> int:
         """Messages that are ready in queues; none where a queue is not there."""
         with Connection(f"{LOOPBACK}:{self.port}", virtual_host=host, connect_timeout=5) as connection:
-            return sum(_count(connection, queue) for queue in queues)
+            return sum(_count(connection, queue) or 0 for queue in queues)
+
+    def push(self, queue: str, item: bytes, *, host: str = STACK) -> None:
+        """Put bare bytes into a queue."""
+        with Connection(f"{LOOPBACK}:{self.port}", virtual_host=host, connect_timeout=5) as connection:
+            connection.channel().basic_publish(Message(item), routing_key=queue)
+
+    def has(self, queue: str, *, host: str = STACK) -> bool:
+        """Whether there is such a queue."""
+        with Connection(f"{LOOPBACK}:{self.port}", virtual_host=host, connect_timeout=5) as connection:
+            return _count(connection, queue) is not None
 
     def _answers(self) -> bool:
         """By a whole handshake, into the last virtual host that is made."""
@@ -173,12 +183,13 @@ def running_rabbitmq(folder: Path) -> Iterator[RabbitServer]:
         yield server
 
 
-def _count(connection: Connection, queue: str) -> int:
+def _count(connection: Connection, queue: str) -> int | None:
+    """Messages that are ready in a queue; None where it is not there."""
     channel = connection.channel()
     try:
         return int(channel.queue_declare(queue, passive=True).message_count)
     except NotFound:
-        return 0
+        return None
 
 
 def _program() -> Path:

@@ -19,6 +19,9 @@ from workers.store.shards import count_unfinished
 WAKE_UPS = 8
 """Wake-ups a repack gets in one sweep at most: each worker that answers takes shard after shard anyway."""
 
+FRESH_SECONDS = 5.0
+"""An event that was received a moment ago has a wake-up of its own: a second one would have its keys probed twice."""
+
 PUBLISHED_AT_ONCE = 200
 """Events published in one transaction of the outbox."""
 
@@ -53,7 +56,7 @@ def sweep(services: Services) -> Swept:
             times = min(times, claimable, WAKE_UPS) if unfinished else 1
             if times:
                 todo.append((repack.id, times))
-        events = inbox.unhandled(connection)
+        events = inbox.unhandled(connection, older_than=min(FRESH_SECONDS, services.settings.sweep_seconds))
     for repack_id, times in todo:
         services.wake.repack(repack_id, times=times)
     for inbox_id in events:

@@ -8,11 +8,14 @@ import signal
 import pytest
 
 from schemas.states import RepackState
-from tests.acceptance.stack import LEASE_SECONDS, PATIENCE, WORKERS, Seeded, Stack
+from tests.acceptance.stack import PATIENCE, WORKERS, Seeded, Stack
 from workers.store.repacks import Repack
 from workers.store.shards import LEASED, list_shards
 
 pytestmark = pytest.mark.acceptance
+
+AWAY_SECONDS = 20.0
+"""How long the broker stays away: longer than a lease, a slice and all that a worker does before it looks again."""
 
 
 def _begin(stack: Stack) -> Seeded:
@@ -54,8 +57,7 @@ def test_all_workers_are_killed_and_new_ones_go_on(stack: Stack, flushed: bool) 
     for name in WORKERS:
         stack.kill(name)
     if flushed:
-        with stack.client() as client:
-            client.flushall()
+        stack.broker.forget()
     repack = _still_runs(stack, seeded)
     assert 0 < sum(part.seen for part in stack.progress(repack)) < seeded.roots + seeded.data_keys
     for name in WORKERS:
@@ -100,17 +102,16 @@ def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
 
 
 def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
-    """FLUSHALL again and again under workers that go on working: the run ends, and later events are heard."""
+    """The broker forgets all, again and again, under workers that go on working: the run ends, and events are heard."""
     seeded = _begin(stack)
-    with stack.client() as client:
-        repack = stack.started(seeded.environment)
+    repack = stack.started(seeded.environment)
 
-        def flushed() -> bool:
-            client.flushall()
-            now = stack.repack(seeded.environment)
-            return now is not None and not now.is_open
+    def flushed() -> bool:
+        stack.broker.forget()
+        now = stack.repack(seeded.environment)
+        return now is not None and not now.is_open
 
-        stack.wait_for(flushed, PATIENCE, "the end of the run")
+    stack.wait_for(flushed, PATIENCE, "the end of the run")
     stack.check_deep(seeded, stack.ended(seeded.environment), takeovers=0)
     second = str(stack.simulator.create_main_key())
     stack.replace(seeded.environment, second, mode="shallow")
@@ -119,15 +120,18 @@ def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
 
 
 def test_a_broker_that_dies_and_comes_back_is_survived(stack: Stack) -> None:
-    """Redis is killed in mid-run and comes back empty, on the same workers: the run ends."""
-    seeded = _begin(stack)
+    """The broker is killed in mid-run, stays away and comes back empty: the same workers reconnect, the run ends."""
+    seeded = stack.seed(data=9600)
+    stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
+    workers = {name: stack.supervisor.pid(name) for name in WORKERS}
     repack = stack.started(seeded.environment)
-    stack.kill("redis")
+    stack.broker.kill()
     before = stack.services.database.now()
-    stack.wait_for(lambda: stack.services.database.now() > before + LEASE_SECONDS, PATIENCE, "a while has passed")
-    stack.start_redis()
+    stack.wait_for(lambda: stack.services.database.now() > before + AWAY_SECONDS, PATIENCE, "a while has passed")
+    _still_runs(stack, seeded)
+    stack.broker.start()
     repack = stack.ended(seeded.environment)
     stack.check_deep(seeded, repack)
-    assert set(WORKERS) <= set(stack.supervisor.running())
+    assert {name: stack.supervisor.pid(name) for name in WORKERS} == workers
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()), mode="shallow")
     stack.check_shallow(seeded, stack.ended(seeded.environment, after=repack))

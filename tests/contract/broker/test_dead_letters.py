@@ -49,7 +49,7 @@ def test_a_rejected_message_is_kept_with_where_it_was(url: str, connection: Conn
     taken(connection, events_queue()).reject()
     poll(lambda: waiting(url, DEAD) == 1, SECONDS, "a dead letter")
     dead = connection.default_channel.basic_get(DEAD)
-    assert bytes(dead.body) == b"nonsense"
+    assert dead.body in (b"nonsense", "nonsense")
     assert dead.properties["application_headers"]["x-first-death-queue"] == EVENTS
     assert dead.properties["application_headers"]["x-first-death-reason"] == "rejected"
 
