@@ -73,6 +73,18 @@ def has_dead_letters(channel: Any) -> bool:
     return bool(channel.connection.client.transport.driver_type == "amqp")
 
 
+def count_dead_letters(channel: Any) -> int:
+    """How many there are to be looked at; none where the broker keeps none, or has had none yet."""
+    if not has_dead_letters(channel):
+        return 0
+    client = channel.connection.client
+    with client.channel() as own:  # a queue that is not there closes the channel that asks
+        try:
+            return int(dead_letters()(own).queue_declare(passive=True).message_count)
+        except client.channel_errors:
+            return 0
+
+
 def declare(channel: Any) -> None:
     """Make what events need before they are published or taken, where the broker has it not, or no more."""
     if has_dead_letters(channel):

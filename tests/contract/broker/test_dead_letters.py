@@ -14,6 +14,7 @@ from producers.topology import DEAD, DELIVERIES, EVENTS, REPACKS, declare, event
 from tests.contract.broker.conftest import connection_to, url_of, waiting
 from tests.poll import poll
 from workers.app import CeleryWaker, make_app
+from workers.cli.checkup import _broker
 from workers.settings import Settings
 
 pytestmark = pytest.mark.acceptance
@@ -63,6 +64,21 @@ def test_a_poisonous_message_is_kept_in_the_end(url: str, connection: Connection
         taken(connection, events_queue()).requeue()
     poll(lambda: waiting(url, DEAD) == 1, SECONDS, "a dead letter")
     assert waiting(url, EVENTS) == 0
+
+
+def test_doctor_says_how_many_there_are(url: str, connection: Connection) -> None:
+    """None before the first, and where nothing was declared yet; then their number."""
+    settings = Settings(broker_url=SecretStr(url))
+    assert _broker(settings).detail == "It answers."
+    connection.default_channel.queue_delete(DEAD)
+    assert _broker(settings).detail == "It answers."
+    declare(connection.default_channel)
+    publisher = KombuPublisher(url)
+    publisher.publish(b"nonsense", routing_key="main_key.replaced")
+    publisher.close()
+    taken(connection, events_queue()).reject()
+    poll(lambda: waiting(url, DEAD) == 1, SECONDS, "a dead letter")
+    assert _broker(settings).detail.endswith(f"1 messages that nobody could take are in its queue {DEAD}.")
 
 
 def test_a_wake_up_that_is_late_is_no_dead_letter(url: str, connection: Connection) -> None:
