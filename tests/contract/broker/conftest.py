@@ -11,6 +11,7 @@ import signal
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from producers.publisher import KombuPublisher, MemoryPublisher
 from producers.topology import DEAD, EVENTS, EXCHANGE, WORK_QUEUES, events_queue
 from producers.transports import consumer_options, kind_of
 from tests.rabbitmq import CONTRACT, RabbitServer
+from tests.servers import freeze
 from workers.embedded.ports import LOOPBACK
 from workers.embedded.processes import Supervisor
 from workers.embedded.redis import start_redis
@@ -116,14 +118,20 @@ def mortal(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Mortal]:
 
 
 def _mortal(url: str, supervisor: Supervisor, name: str, stop: Callable[[], None], start: Callable[[], None]) -> Mortal:
-    def send(number: int) -> None:
-        leader = supervisor.pid(name)
-        assert leader is not None
-        os.killpg(leader, number)
+    def leader() -> int:
+        pid = supervisor.pid(name)
+        assert pid is not None
+        return pid
 
-    return Mortal(
-        url=url, freeze=lambda: send(signal.SIGSTOP), thaw=lambda: send(signal.SIGCONT), stop=stop, start=start
-    )
+    def freeze_all() -> None:
+        children = Path(f"/proc/{leader()}/task/{leader()}/children").read_text().split()
+        for pid in (leader(), *map(int, children)):  # RabbitMQ's leader is a shell
+            freeze(pid)
+
+    def thaw() -> None:
+        os.killpg(leader(), signal.SIGCONT)
+
+    return Mortal(url=url, freeze=freeze_all, thaw=thaw, stop=stop, start=start)
 
 
 def connection_to(url: str) -> Connection:
