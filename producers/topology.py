@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
+
+from schemas.events import INBOUND
 
 EXCHANGE = Exchange("keyrepack", type="topic", durable=True)
 """Events from other services."""
@@ -53,8 +55,12 @@ _WITH_DEAD_LETTERS = _QUORUM | {"x-dead-letter-exchange": DEAD, "x-delivery-limi
 
 
 def events_queue() -> Queue:
-    """The queue of inbound events: bound to everything that is said on the exchange."""
-    return Queue(EVENTS, exchange=EXCHANGE, routing_key="#", durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS))
+    """The queue of inbound events: bound to everything that is said on the exchange, and by name to what is known.
+
+    Over Redis kombu takes an exchange that its publisher did not declare for a direct one, in which `#` is a name.
+    """
+    bindings = [binding(EXCHANGE, routing_key=name) for name in ("#", *sorted(INBOUND))]
+    return Queue(EVENTS, exchange=EXCHANGE, bindings=bindings, durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS))
 
 
 def work_queues() -> list[Queue]:

@@ -10,6 +10,7 @@ import redis
 
 from producers.publisher import BrokerAway, KombuPublisher, publish_event
 from producers.topology import EVENTS, EXCHANGE, TOLD, WORK_QUEUES, events_queue
+from producers.transports import kind_of
 from schemas.errors import EventRejected
 from schemas.events import CONTENT_TYPE, INBOUND, OUTBOUND, Event
 from tests.contract.broker.conftest import Line, Mortal, connection_to, drain, waiting
@@ -50,6 +51,19 @@ def test_whatever_is_said_on_the_exchange_arrives(line: Line, kind: str) -> None
     """A type that nobody knows arrives as well, to be refused with a code: a broker would drop it without a word."""
     line.publisher.publish(b"{}", routing_key=kind)
     assert line.arrived() == [(b"{}", kind)]
+
+
+@pytest.mark.parametrize("kind", sorted(INBOUND))
+def test_one_who_declares_nothing_is_heard(broker_url: str, kind: str) -> None:
+    """A service that only publishes, to an exchange that is there: what is known arrives, once."""
+    if kind_of(broker_url) == "sqs":
+        pytest.skip("SQS has no exchanges: kombu keeps bindings in the process that declared them")
+    KombuPublisher(broker_url).declare()
+    with connection_to(broker_url) as connection:
+        connection.Producer(auto_declare=False).publish(
+            b"{}", exchange=EXCHANGE.name, routing_key=kind, content_type=CONTENT_TYPE, content_encoding="utf-8"
+        )
+        assert drain(connection) == [(b"{}", kind)]
 
 
 def test_what_this_system_tells_does_not_come_back_in(broker_url: str) -> None:
