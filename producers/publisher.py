@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from kombu import Connection, Producer
+from kombu import Connection, Exchange, Producer
 from kombu.exceptions import OperationalError
 
 from producers.signing import sign
-from producers.topology import EXCHANGE, SENT_AT, events_queue
+from producers.topology import EXCHANGE, SENT_AT, declare
+from producers.transports import PUBLISH_TIMEOUT, publisher_options
 from schemas.aws_events import read_message
 from schemas.errors import KeyrepackError
 from schemas.events import CONTENT_TYPE, INBOUND, read_data
-
-PUBLISH_TIMEOUT = 5.0
-"""Seconds to wait for a broker; kombu's and redis' own default is for ever."""
-
-TRANSPORT_OPTIONS: dict[str, Any] = {
-    "socket_timeout": 10,
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "retry_on_timeout": True,
-    "max_retries": 3,
-    "interval_start": 0,
-    "interval_step": 0.2,
-    "interval_max": 1,
-}
-"""For every connection to the broker: nothing waits for ever."""
-
-
-PUBLISHER_OPTIONS: dict[str, Any] = {
-    **TRANSPORT_OPTIONS,
-    "socket_timeout": PUBLISH_TIMEOUT,
-    "retry_on_timeout": False,  # each retry waits as long again, and the one who publishes waits with it
-    "max_retries": 1,
-    "confirm_publish": True,
-}
-"""For one who publishes and wants to know: a broker that accepts and never answers is told within seconds."""
 
 
 class BrokerAway(KeyrepackError):
@@ -60,8 +36,11 @@ class Publisher(Protocol):
 class KombuPublisher:
     """Publishes through any broker kombu speaks; confirmed where the broker can (RabbitMQ)."""
 
-    def __init__(self, url: str) -> None:
-        self._connection = Connection(url, transport_options=PUBLISHER_OPTIONS, connect_timeout=PUBLISH_TIMEOUT)
+    def __init__(self, url: str, *, exchange: Exchange = EXCHANGE) -> None:
+        """`exchange` is where inbound events go, unless this system tells its own (TOLD)."""
+        options = publisher_options(url)
+        self._connection = Connection(url, transport_options=options, connect_timeout=PUBLISH_TIMEOUT)
+        self._exchange = exchange
 
     def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """See Publisher.publish."""
@@ -76,20 +55,26 @@ class KombuPublisher:
         try:
             with self._connection.clone() as connection:
                 channel = connection.default_channel
-                producer = Producer(channel, exchange=EXCHANGE, auto_declare=True)
-                events_queue()(channel).declare()
+                declare(channel)
+                producer = Producer(channel, exchange=self._exchange, auto_declare=False)
                 for body, routing_key in events:
                     stamped = {SENT_AT: time.time(), **(headers or {})}
                     producer.publish(
                         body, routing_key=routing_key, content_type=CONTENT_TYPE, content_encoding="utf-8",
-                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, retry=True, headers=stamped,
+                        delivery_mode=2, timeout=PUBLISH_TIMEOUT, confirm_timeout=PUBLISH_TIMEOUT,
+                        headers=stamped, retry=True,
                         retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
                     )  # fmt: skip
-        except (OperationalError, OSError, *self._connection.connection_errors) as error:
+        except (
+            OperationalError,
+            OSError,
+            *self._connection.connection_errors,
+            *self._connection.channel_errors,  # a queue of that name is there, and of another kind
+        ) as error:
             raise BrokerAway(f"{type(error).__name__} while publishing.") from error
 
     def declare(self) -> None:
-        """Make the exchange and the queue of inbound events, where the broker has them not, or no more."""
+        """Make the exchanges and the queue of inbound events, where the broker has them not, or no more."""
         self.publish_all([])
 
     def close(self) -> None:
@@ -127,6 +112,6 @@ def publish_event(publisher: Publisher, body: bytes, *, signing_key: str | Seque
     """
     event = read_message(body)
     if event.type not in INBOUND:
-        read_data(event)  # a type that no queue is bound to would be dropped without a word; this says what there is
+        read_data(event)  # it would end among the rejected events; here its publisher is told at once what there is
     headers = sign(event.id, body, signing_key) if signing_key else None
     publisher.publish(body, routing_key=event.type, headers=headers)

@@ -1,19 +1,30 @@
-"""Where messages go: one topic exchange for events in and out, and the queues of the workers.
+"""Where messages go: an exchange for what other services say, one for what this system tells, and the queues.
 
-    exchange "keyrepack" (topic) ── main_key.replaced, .rotated, .revoked, .restored, .changed ──► queue
-                                        "keyrepack.events" ──► consumer
-                                 ── repack.*, key.*, environment.* ──► whoever binds a queue of their own
+    exchange "keyrepack" (topic)      ── # ──► queue "keyrepack.events" ──► consumer
+    exchange "keyrepack.told" (topic) ── whoever binds a queue of their own: repack.*, key.*, environment.*, …
 
-The routing key of an event is its type. The workers' own wake-ups go through Celery's queues below, by name.
+The routing key of an event is its type. Everything that is published to the first arrives, whatever its type: what
+nobody knows is refused with a code, not dropped by the broker. What this system tells goes through the second, so it
+never comes back in. The workers' own wake-ups go through Celery's queues below, by name.
+
+On RabbitMQ the queues are quorum queues. What a consumer rejects, and what was handed out DELIVERIES times because it
+ends whoever takes it, goes through "keyrepack.dead" into the queue of that name, and stays there to be looked at.
+Other brokers ignore those arguments.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from kombu import Exchange, Queue, binding
 
 from schemas.events import INBOUND
 
 EXCHANGE = Exchange("keyrepack", type="topic", durable=True)
+"""Events from other services."""
+
+TOLD = Exchange("keyrepack.told", type="topic", durable=True)
+"""Events to other services (R11)."""
 
 EVENTS = "keyrepack.events"
 """Events from other services."""
@@ -35,9 +46,60 @@ QUEUES = (EVENTS, *WORK_QUEUES)
 
 SENT_AT = "keyrepack_sent_at"
 """The header that says when a message was sent, in seconds since the epoch by its sender's clock."""
+DEAD = "keyrepack.dead"
+"""RabbitMQ's dead letters: the exchange and its queue."""
+
+DELIVERIES = 20
+"""How often RabbitMQ hands a message out: deploys and crashes return it now and then, a poisonous one each time."""
+
+DEAD_KEPT = 10_000
+"""Dead letters kept, the newest: a flood of nonsense must not fill the broker's disk."""
+
+_QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
+_WITH_DEAD_LETTERS = _QUORUM | {"x-dead-letter-exchange": DEAD, "x-delivery-limit": DELIVERIES}
 
 
 def events_queue() -> Queue:
-    """The queue of inbound events, bound to every type this system acts on."""
-    bindings = [binding(EXCHANGE, routing_key=name) for name in sorted(INBOUND)]
-    return Queue(EVENTS, exchange=EXCHANGE, bindings=bindings, durable=True)
+    """The queue of inbound events: bound to everything that is said on the exchange, and by name to what is known.
+
+    Over Redis kombu takes an exchange that its publisher did not declare for a direct one, in which `#` is a name.
+    """
+    bindings = [binding(EXCHANGE, routing_key=name) for name in ("#", *sorted(INBOUND))]
+    return Queue(EVENTS, exchange=EXCHANGE, bindings=bindings, durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS))
+
+
+def work_queues() -> list[Queue]:
+    """The queues of wake-ups, the most urgent first."""
+    return [Queue(name, durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS)) for name in WORK_QUEUES]
+
+
+def dead_letters() -> Queue:
+    """The queue of RabbitMQ's dead letters."""
+    exchange = Exchange(DEAD, type="fanout", durable=True)
+    return Queue(DEAD, exchange=exchange, durable=True, queue_arguments=_QUORUM | {"x-max-length": DEAD_KEPT})
+
+
+def has_dead_letters(channel: Any) -> bool:
+    """Whether a channel's broker keeps dead letters by itself: RabbitMQ does."""
+    return bool(channel.connection.client.transport.driver_type == "amqp")
+
+
+def count_dead_letters(channel: Any) -> int:
+    """How many there are to be looked at; none where the broker keeps none, or has had none yet."""
+    if not has_dead_letters(channel):
+        return 0
+    client = channel.connection.client
+    with client.channel() as own:  # a queue that is not there closes the channel that asks
+        try:
+            return int(dead_letters()(own).queue_declare(passive=True).message_count)
+        except client.channel_errors:
+            return 0
+
+
+def declare(channel: Any) -> None:
+    """Make what events need before they are published or taken, where the broker has it not, or no more."""
+    if has_dead_letters(channel):
+        dead_letters()(channel).declare()
+    EXCHANGE(channel).declare()
+    TOLD(channel).declare()
+    events_queue()(channel).declare()

@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 import redis
 
+from tests.rabbitmq import RabbitServer, running_rabbitmq
 from tests.servers import (
     OpenBaoServer,
     PostgresServer,
@@ -47,6 +48,18 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A real RabbitMQ, shared by the tests of this process: ask for it in tests marked `acceptance` alone."""
+    try:
+        manager = running_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))
+        server = manager.__enter__()
+    except ServerMissing as error:
+        missing(str(error))
+    yield server
+    manager.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from celery import Celery, Task, signals
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from producers.publisher import TRANSPORT_OPTIONS
-from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, SENT_AT, URGENT, WORK_QUEUES
+from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, SENT_AT, URGENT, work_queues
+from producers.transports import PUBLISH_TIMEOUT, consumer_options, kind_of
 from workers.clock import SharedClock
 from workers.compose import process_services
 from workers.logs import configure_logs, log
@@ -28,6 +28,9 @@ PUBLISH_OUTBOX = "keyrepack.publish_outbox"
 POLL_MAIN_KEYS = "keyrepack.poll_main_keys"
 CANARY = "keyrepack.canary"
 
+TASK_IDS = {HANDLE_EVENT: 1, WALK: 1, SWEEP: 0, PUBLISH_OUTBOX: 0, POLL_MAIN_KEYS: 0, CANARY: 0}
+"""The tasks there are, and how many ids each takes. Anything else in a queue of work is refused."""
+
 WAKE_UP_LIFETIME = 120
 """Seconds after which a wake-up that nobody took is dropped: the sweeper has sent others by then."""
 
@@ -35,6 +38,9 @@ WAKE_UP_LIFETIME = 120
 MAY_WAIT = {REPACKS: 64, HOUSEKEEPING: 8}
 """Wake-ups that wait in a queue at most: whoever answers one does what all of them were sent for. So a thousand repacks
 fill no queue, and eight of housekeeping's, with its ticks, are too many for none of them to publish the outbox."""
+
+TRANSPORTS: dict[str, str] = {"redis": "workers.redis_transport:Transport"}
+"""Our own kind of kombu's transport, by broker: where its own lets a stranger's bytes end a worker."""
 
 
 class WakeUp(Task):
@@ -83,7 +89,9 @@ class CeleryWaker:
         try:
             if self._waiting(queue) >= MAY_WAIT.get(queue, inf):
                 return False
-            self._celery.send_task(task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False)
+            self._celery.send_task(
+                task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False, confirm_timeout=PUBLISH_TIMEOUT
+            )
         except (OperationalError, OSError) as error:
             log.warning("wake_up.not_sent", task=task, error=type(error).__name__)
             return False
@@ -112,7 +120,6 @@ def _canaries(seconds: float) -> dict[str, dict[str, Any]]:
     return {
         f"canary to {name}": {
             "task": CANARY,
-            "args": (name,),
             "schedule": seconds,
             "options": {"queue": Queue(name), "declare": [], "expires": WAKE_UP_LIFETIME},
         }
@@ -122,16 +129,11 @@ def _canaries(seconds: float) -> dict[str, dict[str, Any]]:
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings, each with its reason. Celery ignores unknown names in silence: a test checks every one."""
-    sweep, poll = settings.sweep_seconds, settings.poll_tick
+    sweep, poll, url = settings.sweep_seconds, settings.poll_tick, settings.broker_url.get_secret_value()
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
-        "broker_transport_options": {
-            **TRANSPORT_OPTIONS,
-            "visibility_timeout": settings.visibility_timeout,  # slices are far shorter, so nothing runs twice at once
-            "unacked_restore_interval": 1,  # look for the unacknowledged of dead workers every second …
-            "unacked_restore_throttle": 1,  # … by default it took up to 100 s more than the timeout
-            "queue_order_strategy": "priority",  # Redis serves the urgent queue first
-        },
+        "broker_url": url,
+        "broker_transport": TRANSPORTS.get(kind_of(url)),
+        "broker_transport_options": consumer_options(url, visibility_timeout=settings.visibility_timeout),
         "broker_connection_retry_on_startup": True,
         "broker_connection_timeout": 5,
         "broker_pool_limit": 10,
@@ -140,7 +142,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],  # a pickle would be code from whoever reaches the broker
         "result_backend": None,
         "task_ignore_result": True,  # the database is the record
-        "task_queues": [Queue(name, durable=True) for name in WORK_QUEUES],
+        "task_queues": work_queues(),
         "task_default_queue": HOUSEKEEPING,
         "task_create_missing_queues": False,
         "task_acks_late": True,  # a killed worker's wake-up comes back; the lease keeps it from doing harm
@@ -148,6 +150,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_acks_on_failure_or_timeout": True,
         "task_soft_time_limit": settings.slice_seconds + 60,
         "task_time_limit": settings.slice_seconds + 120,
+        "worker_consumer": "workers.wake_up_consumer:WakeUpConsumer",  # refuses what is no wake-up of ours
         "worker_prefetch_multiplier": 1,  # a wake-up that waits behind a slice is one that nobody answers
         "worker_send_task_events": False,
         "worker_enable_remote_control": False,  # whoever reaches the broker could shut workers down
@@ -158,11 +161,16 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "beat_scheduler": "celery.beat:Scheduler",  # no file of its own: ticks are rows
         "beat_max_loop_interval": min(5.0, sweep, poll, settings.canary_seconds),
         "beat_schedule": {
-            "sweep": {"task": SWEEP, "schedule": sweep, "options": {"queue": HOUSEKEEPING, "expires": sweep * 2}},
-            "poll": {"task": POLL_MAIN_KEYS, "schedule": poll, "options": {"queue": HOUSEKEEPING, "expires": poll * 2}},
+            "sweep": {"task": SWEEP, "schedule": sweep, "options": _tick(sweep)},
+            "poll": {"task": POLL_MAIN_KEYS, "schedule": poll, "options": _tick(poll)},
             **_canaries(settings.canary_seconds),
         },
     }
+
+
+def _tick(seconds: float) -> dict[str, Any]:
+    """How beat sends a tick: one that waited for two periods is one of three."""
+    return {"queue": HOUSEKEEPING, "expires": seconds * 2, "confirm_timeout": PUBLISH_TIMEOUT}
 
 
 def make_app(settings: Settings) -> Celery:
@@ -206,9 +214,13 @@ def _setup_logging(**_: Any) -> None:
 
 
 @signals.before_task_publish.connect
-def _stamp(headers: dict[str, Any], **_: Any) -> None:
-    """How long a message has been in its queue is read off it: no broker tells."""
+def _stamp(headers: dict[str, Any], properties: dict[str, Any], **_: Any) -> None:
+    """How long a message has been in its queue is read off it: no broker tells.
+
+    A worker drops what is too old by the header `expires`; RabbitMQ would put it among the dead letters.
+    """
     headers[SENT_AT] = time.time()
+    properties.pop("expiration", None)
 
 
 @signals.celeryd_after_setup.connect

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from redis import Redis
 
+from producers.transports import kind_of
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
@@ -99,7 +100,7 @@ def process_services(settings: Settings, wake: Waker) -> Services:
 def broker_bell(settings: Settings) -> Bell:
     """The bell that the configured broker offers: Redis' pub/sub, or none but the database's tick."""
     url = settings.broker_url.get_secret_value()
-    if not _is_redis(url):
+    if kind_of(url) != "redis":
         return QuietBell()
     return RedisBell(Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2))
 

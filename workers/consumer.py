@@ -1,11 +1,13 @@
 """What a worker's main process does: takes other services' events from the broker, and judges how old a wake-up is.
 
 An event is in the database before it is acknowledged; what is malformed is kept with its reason and acknowledged too.
+While the database is away the worker holds what it took: put back, it would come again at once, and RabbitMQ takes a
+message that came too often for a poisonous one.
 """
 
 from __future__ import annotations
 
-import time
+from functools import cache
 from typing import Any
 
 from celery import bootsteps
@@ -13,7 +15,7 @@ from celery.worker.request import Request
 from celery.worker.state import revoked as dropped
 from kombu import Consumer
 
-from producers.topology import EVENTS, SENT_AT, events_queue
+from producers.topology import EVENTS, SENT_AT, declare, events_queue
 from schemas.errors import KeyrepackError
 from workers import canaries
 from workers.app import CANARY, app, seat, services, settings, waker
@@ -26,51 +28,75 @@ from workers.logs import log
 from workers.presence import Presence
 from workers.sources import Sources
 from workers.store.database import Database
+from workers.wake_ups import body_of
 
 PAUSE_SECONDS = 1.0
-"""How long a worker waits before it puts an event back that the database could not take, or nobody could judge."""
+"""How long a worker holds an event that the database could not take, or nobody could judge, before it tries again."""
+
+HELD_AT_MOST = 10
+"""Messages a worker holds at once: then the broker hands it no more."""
+
+
+@cache
+def main_process_database() -> Database:
+    """The connection of a worker's main process: its children, forked earlier or later, have their own."""
+    arm_failpoints(settings)
+    return Database(settings.database_url.get_secret_value(), pool_size=2)
 
 
 class EventConsumer(bootsteps.ConsumerStep):
     """Consumes the queue of inbound events beside Celery's own, in the worker's main process."""
 
     _sources = Sources.of(settings)
-    _database: Database | None = None  # the main process's own: its children, forked earlier or later, have theirs
-    _presence: Presence | None = None  # and its own row: what takes events is not what walks
+    _presence: Presence | None = None  # the main process's own row: what takes events is not what walks
     _owner = process_name()
+    _worker: Any  # Celery's consumer, to which this step belongs
+
+    def start(self, c: Any) -> None:
+        """See ConsumerStep.start."""
+        self._worker = c
+        super().start(c)
 
     def get_consumers(self, channel: Any) -> list[Consumer]:
         """One consumer, one message at a time; any content type, for a wrong one must be refused with its reason."""
-        self._appear(self._open())
-        consumer = Consumer(channel, queues=[events_queue()], on_message=self.on_message, prefetch_count=10)
-        return [consumer]
+        self._appear(main_process_database())
+        declare(channel)
+        return [
+            Consumer(
+                channel,
+                queues=[events_queue()],
+                on_message=self.on_message,
+                on_decode_error=lambda message, _: self.on_message(message),  # what it cannot unpack is no event
+                prefetch_count=HELD_AT_MOST,
+            )
+        ]
 
     def on_message(self, message: Any) -> None:
-        """Take one message. Where the database is away, or nobody can say who may say what, it goes back."""
-        database = self._open()
-        is_canary = (message.headers or {}).get("task") == CANARY
+        """Take one message. While the database is away, or nobody can say who may say what, it is held."""
+        database = main_process_database()
+        is_canary = isinstance(message.headers, dict) and message.headers.get("task") == CANARY
         if self._presence is not None:
             self._presence.note_progress(EVENTS, canary=is_canary)
         if is_canary:
             self._take_canary(database, message)
             return
-        body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         try:
             waiting = take_event(
                 database,
-                body,
+                body_of(message),
                 headers=message.headers or {},
                 sources=self._sources,
                 tolerance=settings.event_tolerance_seconds,
             )
         except (DatabaseFailed, NotConfigured) as error:
-            log.warning("event.put_back", code=error.code, why=str(error))
-            time.sleep(PAUSE_SECONDS)
-            message.requeue()
+            log.warning("event.held", code=error.code, why=str(error))
+            self._worker.timer.call_after(PAUSE_SECONDS, self.on_message, (message,))
             return
         reach(Point.EVENT_TAKEN)
         is_done = waiting is not None and self._did_at_once(waiting, database)
-        message.ack()  # R8: after what is done at once: a broker that has just stopped must not hold a revocation up
+        # R8: after what is done at once: a broker that has just stopped must not hold a revocation up. The connection
+        # may be another one by now: then the broker hands the message out again, and a repeat is a no-op (R2).
+        message.ack_log_error(log, (*self._worker.connection_errors, *self._worker.channel_errors))
         if waiting is not None and not is_done:
             waker.event(waiting)
 
@@ -80,12 +106,6 @@ class EventConsumer(bootsteps.ConsumerStep):
         if self._presence is not None:
             self._presence.close()
             self._presence = None
-
-    def _open(self) -> Database:
-        if self._database is None:
-            arm_failpoints(settings)
-            self._database = Database(settings.database_url.get_secret_value(), pool_size=2)
-        return self._database
 
     def _appear(self, database: Database) -> None:
         """Among the workers, once: a consumer is made anew with every connection to the broker."""
@@ -99,7 +119,7 @@ class EventConsumer(bootsteps.ConsumerStep):
             canaries.arrive(database, EVENTS, sent_at=message.headers.get(SENT_AT), owner=self._owner)
         except DatabaseFailed as error:
             log.warning("canary.left", code=error.code, why=str(error))
-        message.ack()  # another one comes
+        message.ack_log_error(log, (*self._worker.connection_errors, *self._worker.channel_errors))  # another one comes
 
     def _did_at_once(self, inbox_id: int, database: Database) -> bool:
         try:

@@ -1,5 +1,5 @@
-"""How every process learns that an environment was locked (R8): at once through the broker's pub/sub, within a second
-through the database if the broker is away, and never later than the next read.
+"""How every process learns that an environment was locked (R8): at once through Redis' pub/sub where that is the
+broker, within a second through the database otherwise, and never later than the next read.
 
 A watcher thread drops plaintext without being asked. A reader trusts what the watcher saw for at most FRESH_SECONDS;
 then it asks the database itself, so a watcher that died opens nothing.

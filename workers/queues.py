@@ -26,8 +26,8 @@ from kombu.transport.redis import Channel
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producers.publisher import TRANSPORT_OPTIONS
 from producers.topology import EVENTS, EXCHANGE, QUEUES, SENT_AT
+from producers.transports import transport_options
 from workers.logs import log
 
 ANSWER_SECONDS = 2.0
@@ -136,7 +136,7 @@ class AmqpQueues:
     def __init__(self, url: str) -> None:
         connect: Any = Connection  # kombu has no types
         self._connection = connect(
-            url, connect_timeout=ANSWER_SECONDS, transport_options=TRANSPORT_OPTIONS | {"max_retries": 0}
+            url, connect_timeout=ANSWER_SECONDS, transport_options=transport_options(url) | {"max_retries": 0}
         )
 
     def count(self) -> BrokerCounts:

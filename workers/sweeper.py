@@ -21,6 +21,9 @@ SWEEP, POLL, VERIFY_AUDIT = "sweep", "poll", "verify_audit"
 WAKE_UPS = 64
 """Wake-ups that one sweep sends for repacks at most: each worker that answers goes on from turn to turn anyway."""
 
+FRESH_SECONDS = 5.0
+"""An event that was received a moment ago has a wake-up of its own: a second one would have its keys probed twice."""
+
 PUBLISHED_AT_ONCE = 200
 """Events published in one transaction of the outbox."""
 
@@ -47,7 +50,7 @@ def sweep(services: Services) -> Swept:
     reach(Point.SWEEP_TICKED)
     with services.database.read() as connection:
         waiting = turns.list_waiting(connection, limit=WAKE_UPS)
-        events = inbox.unhandled(connection)
+        events = inbox.unhandled(connection, older_than=min(FRESH_SECONDS, services.settings.sweep_seconds))
     left = WAKE_UPS
     for repack_id, workers in waiting:
         services.wake.repack(repack_id, times=min(workers, left))

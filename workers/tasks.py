@@ -6,7 +6,7 @@ import structlog
 from celery import Task
 
 from producers.publisher import BrokerAway, KombuPublisher
-from producers.topology import SENT_AT
+from producers.topology import SENT_AT, TOLD
 from workers import canaries, intake, repack, sweeper, watching
 from workers.app import (
     CANARY,
@@ -70,7 +70,7 @@ def sweep() -> None:
 @app.task(name=PUBLISH_OUTBOX, shared=False)
 def publish_outbox() -> None:
     """Publish outgoing events."""
-    publisher = KombuPublisher(settings.broker_url.get_secret_value())
+    publisher = KombuPublisher(settings.broker_url.get_secret_value(), exchange=TOLD)
     try:
         sweeper.publish_outbox(services(), publisher)
     except (BrokerAway, Transient) as error:
@@ -91,9 +91,9 @@ def poll_main_keys() -> None:
 
 
 @app.task(name=CANARY, bind=True, shared=False)
-def canary(self: Task, queue: str) -> None:
+def canary(self: Task) -> None:
     """Say that a queue is served: this has come through it."""
-    own = services()
+    own, queue = services(), str((self.request.delivery_info or {}).get("routing_key"))
     try:
         canaries.arrive(own.database, queue, sent_at=self.request.get(SENT_AT), owner=own.owner)
     except Transient as error:

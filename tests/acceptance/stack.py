@@ -1,4 +1,4 @@
-"""The whole of keyrepack as real processes: Redis, the KMS simulator, workers and beat, on a database of its own.
+"""The whole of keyrepack as real processes: a broker, the KMS simulator, workers and beat, on a database of its own.
 
 Batches are tiny and leases short, so that a few thousand keys make many steps to interrupt, and nothing takes long.
 """
@@ -19,17 +19,16 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-import redis
 from sqlalchemy import select, text
 
 from producers.publisher import KombuPublisher
 from producers.topology import EVENTS, WORK_QUEUES
 from schemas.events import Event
 from schemas.states import RepackState, Stage
+from tests.acceptance.brokers import Broker
 from tests.poll import poll
 from workers.compose import build_services
 from workers.embedded.processes import Child, Supervisor
-from workers.embedded.redis import RedisServer, start_redis
 from workers.embedded.simulator import SimulatorClient
 from workers.keyring import Keyring
 from workers.kms.managed import create_managed_key_file
@@ -58,7 +57,7 @@ WORKERS = ("w1", "w2")
 
 ON_SQLITE = pytest.mark.parametrize("stacks", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("stacks", ["postgresql"], indirect=True)
-"""For a test in which the database plays no part, or whose twin runs on the other: the suite's minutes are few."""
+"""For a test in which neither database nor broker plays a part, or whose twin runs on the others: minutes are few."""
 
 LOG_LINES, LOG_WIDTH = 40, 300
 
@@ -92,10 +91,18 @@ class Seeded:
 class Stack:
     """Everything that runs, and what a test does to it. `close` leaves nothing behind."""
 
-    def __init__(self, folder: Path, *, database_url: str, simulator: SimulatorClient) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database_url: str,
+        simulator: SimulatorClient,
+        make_broker: Callable[[Supervisor, Path], Broker],
+    ) -> None:
         self.folder, self.simulator = folder, simulator
         self.supervisor = Supervisor(folder / "log")
-        self.redis: RedisServer
+        self.broker: Broker
+        self._make_broker = make_broker
         self._database_url = database_url
         self._marks: dict[Path, int] = {}
 
@@ -105,14 +112,14 @@ class Stack:
         """Start everything. A worker that is not ready yet finds its messages when it is."""
         self.supervisor.__enter__()
         try:
-            self.redis = start_redis(self.supervisor, self.folder / "redis")
+            self.broker = self._make_broker(self.supervisor, self.folder / "broker")
             key_file = self.folder / "managed.key"
             create_managed_key_file(key_file)
             self.settings = Settings(
                 allow_unsigned_events=True,
                 replacement_interval=0,
                 database_url=self._database_url,
-                broker_url=self.redis.url,
+                broker_url=self.broker.url,
                 managed_key_file=key_file,
                 batch_size=BATCH,
                 shard_size=SHARD,
@@ -128,7 +135,7 @@ class Stack:
             self.services: Services = build_services(self.settings)
             migrate(self.services.database)
             self.keyring = Keyring(self.services)
-            self.publisher = KombuPublisher(self.redis.url)
+            self.publisher = KombuPublisher(self.broker.url)
             for name in WORKERS:
                 self.start_worker(name)
             self.start_beat()
@@ -148,7 +155,7 @@ class Stack:
     def heal(self) -> None:
         """Before a test: all that another test killed runs again, no fault is left, and the logs begin here."""
         self.simulator.clear_faults()
-        self.start_redis()
+        self.broker.start()
         for name in WORKERS:
             self.start_worker(name)
         self.start_beat()
@@ -169,11 +176,6 @@ class Stack:
         command = ("beat",) if name.startswith("beat") else ("worker", "--name", name)
         self._start(name, *command, env=env)
 
-    def start_redis(self) -> None:
-        """Start Redis where it was, unless it runs; it remembers nothing."""
-        if self.redis.name not in self.supervisor.running():
-            start_redis(self.supervisor, self.folder / "redis", port=self.redis.port)
-
     def _start(self, name: str, *command: str, env: dict[str, str] | None = None) -> None:
         if name not in self.supervisor.running():
             argv, own = [sys.executable, "-m", "workers.cli", *command], self.variables() | (env or {})
@@ -183,7 +185,7 @@ class Stack:
         """The environment of its processes."""
         values = self.settings.model_dump(exclude_defaults=True) | {
             "database_url": self._database_url,
-            "broker_url": self.redis.url,
+            "broker_url": self.broker.url,
         }
         own = {f"KEYREPACK_{name.upper()}": str(value) for name, value in values.items()}
         return {**os.environ, **own, **self.simulator.environment}
@@ -368,14 +370,9 @@ class Stack:
         self.services.cache.clear()
         return Keyring(self.services)
 
-    def client(self) -> redis.Redis:
-        """A client of the broker. Close it."""
-        return redis.Redis.from_url(self.redis.url)
-
     def queued(self) -> int:
         """Messages that wait in any queue of ours."""
-        with self.client() as client:
-            return sum(int(client.llen(name)) for name in (EVENTS, *WORK_QUEUES))
+        return self.broker.waiting(EVENTS, *WORK_QUEUES)
 
     def logs(self, *, since_healed: bool = True) -> dict[str, str]:
         """What each process has said."""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
 from schemas.states import RepackState
-from tests.acceptance.stack import LEASE_SECONDS, PATIENCE, WORKERS, Seeded, Stack
+from tests.acceptance.stack import PATIENCE, WORKERS, Seeded, Stack
 from workers.store.repacks import Repack
 from workers.store.shards import LEASED, list_shards
 
 pytestmark = pytest.mark.acceptance
+
+FORGETS_SECONDS = 2.0
+"""How often the broker forgets: RabbitMQ drops the consumers of a queue that is gone, and they need a moment."""
+
+AWAY_SECONDS = 20.0
+"""How long the broker stays away: longer than a lease, a slice and all that a worker does before it looks again."""
 
 
 def _begin(stack: Stack) -> Seeded:
@@ -54,8 +61,7 @@ def test_all_workers_are_killed_and_new_ones_go_on(stack: Stack, flushed: bool) 
     for name in WORKERS:
         stack.kill(name)
     if flushed:
-        with stack.client() as client:
-            client.flushall()
+        stack.broker.forget()
     repack = _still_runs(stack, seeded)
     assert 0 < sum(part.seen for part in stack.progress(repack)) < seeded.roots + seeded.data_keys
     for name in WORKERS:
@@ -83,7 +89,7 @@ def test_a_worker_that_was_frozen_past_its_lease_does_no_harm(stack: Stack) -> N
 
 def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     """SIGTERM in mid-batch: workers commit, give their leases back and exit with 0; new ones need not wait."""
-    seeded = stack.seed(data=4800)
+    seeded = stack.seed(data=9600)
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
     stack.started(seeded.environment, seen=100)
     for name in WORKERS:
@@ -100,17 +106,20 @@ def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
 
 
 def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
-    """FLUSHALL again and again under workers that go on working: the run ends, and later events are heard."""
+    """The broker forgets all, again and again, under workers that go on working: the run ends, and events are heard."""
     seeded = _begin(stack)
-    with stack.client() as client:
-        repack = stack.started(seeded.environment)
+    repack = stack.started(seeded.environment)
+    forgotten_at = 0.0
 
-        def flushed() -> bool:
-            client.flushall()
-            now = stack.repack(seeded.environment)
-            return now is not None and not now.is_open
+    def flushed() -> bool:
+        nonlocal forgotten_at
+        if time.monotonic() - forgotten_at > FORGETS_SECONDS:
+            stack.broker.forget()
+            forgotten_at = time.monotonic()
+        now = stack.repack(seeded.environment)
+        return now is not None and not now.is_open
 
-        stack.wait_for(flushed, PATIENCE, "the end of the run")
+    stack.wait_for(flushed, PATIENCE, "the end of the run")
     stack.check_deep(seeded, stack.ended(seeded.environment), takeovers=0)
     second = str(stack.simulator.create_main_key())
     stack.replace(seeded.environment, second, mode="shallow")
@@ -119,15 +128,18 @@ def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
 
 
 def test_a_broker_that_dies_and_comes_back_is_survived(stack: Stack) -> None:
-    """Redis is killed in mid-run and comes back empty, on the same workers: the run ends."""
-    seeded = _begin(stack)
+    """The broker is killed in mid-run, stays away and comes back empty: the same workers reconnect, the run ends."""
+    seeded = stack.seed(data=9600)
+    stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
+    workers = {name: stack.supervisor.pid(name) for name in WORKERS}
     repack = stack.started(seeded.environment)
-    stack.kill("redis")
+    stack.broker.kill()
     before = stack.services.database.now()
-    stack.wait_for(lambda: stack.services.database.now() > before + LEASE_SECONDS, PATIENCE, "a while has passed")
-    stack.start_redis()
+    stack.wait_for(lambda: stack.services.database.now() > before + AWAY_SECONDS, PATIENCE, "a while has passed")
+    _still_runs(stack, seeded)
+    stack.broker.start()
     repack = stack.ended(seeded.environment)
     stack.check_deep(seeded, repack)
-    assert set(WORKERS) <= set(stack.supervisor.running())
+    assert {name: stack.supervisor.pid(name) for name in WORKERS} == workers
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()), mode="shallow")
     stack.check_shallow(seeded, stack.ended(seeded.environment, after=repack))

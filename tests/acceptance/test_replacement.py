@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from kombu import Connection, Queue
 
-from producers.topology import EXCHANGE
+from producers.topology import TOLD
 from schemas.events import CONTENT_TYPE, OUTBOUND, Event, json_schema
 from schemas.states import RepackState
 from tests.acceptance.stack import PATIENCE, Seeded, Stack, replaced, rotated
@@ -51,8 +51,8 @@ def test_the_old_key_is_needed_for_nothing_once_its_move_has_closed(stack: Stack
 
 def test_outgoing_events_arrive_in_order_and_by_their_schema(stack: Stack) -> None:
     """Whoever binds a queue hears each step of a repack, in the order of the audit chain, as valid CloudEvents."""
-    queue = Queue(f"listener-{stack.folder.parent.name}", EXCHANGE, routing_key="#", durable=False, auto_delete=False)
-    with Connection(stack.redis.url) as connection:
+    queue = Queue(f"listener-{stack.folder.parent.name}", TOLD, routing_key="#", durable=False, auto_delete=False)
+    with Connection(stack.broker.url) as connection:
         bound = queue(connection.default_channel)
         bound.declare()
         seeded = stack.seed(data=600)
@@ -127,7 +127,7 @@ def test_a_replacement_costs_five_calls_a_root_and_eight(stack: Stack, source: s
 def _run_counted(stack: Stack, seeded: Seeded, event: Event) -> Repack:
     """Publish an event and wait for the end of its repack, whose own count of calls is the KMS's.
 
-    Without beat: a sweep that hands a fresh event to a second worker has its key probed twice, and a poll asks as well.
+    Without beat: a poll asks as well.
     """
     stack.supervisor.stop_child("beat")
     stack.wait_for(lambda: stack.queued() == 0, PATIENCE, "no sweep waits")

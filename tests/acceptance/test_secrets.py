@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import redis
 from sqlalchemy import text
 
 from schemas.states import RepackState
@@ -52,9 +51,9 @@ def test_no_secret_is_anywhere(stack: Stack) -> None:
     assert sum(map(len, logs.values())) > 100_000  # they do hold a run at debug level
     assert any(b"Traceback" in said or b"exc_type" in said for said in logs.values())
     wraps = [*before[-LOOKED_FOR:], *_wraps(stack, seeded)[-LOOKED_FOR:]]
-    places = logs | _database(stack) | _redis(stack)
+    places = logs | _database(stack) | stack.broker.contents()
     assert _found(materials, places) == []
-    assert _found(wraps, logs | _redis(stack)) == []
+    assert _found(wraps, logs | stack.broker.contents()) == []
 
 
 def test_the_search_would_find_what_it_looks_for() -> None:
@@ -129,24 +128,3 @@ def _database(stack: Stack) -> dict[str, bytes]:
 
 def _written(row: Iterable[object]) -> bytes:
     return b"|".join(bytes(one) if isinstance(one, bytes | memoryview) else str(one).encode() for one in row)
-
-
-def _redis(stack: Stack) -> dict[str, bytes]:
-    """Everything the broker holds."""
-    with stack.client() as client:
-        return {f"redis {name!r}": b"\n".join(_values(client, name)) for name in client.scan_iter()}
-
-
-def _values(client: redis.Redis, name: bytes) -> Iterator[bytes]:
-    kind = client.type(name)
-    if kind == b"list":
-        yield from client.lrange(name, 0, -1)
-    elif kind == b"hash":
-        for field, value in client.hgetall(name).items():
-            yield from (field, value)
-    elif kind == b"set":
-        yield from client.smembers(name)
-    elif kind == b"zset":
-        yield from client.zrange(name, 0, -1)
-    else:
-        yield client.get(name) or b""

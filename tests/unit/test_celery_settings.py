@@ -8,12 +8,14 @@ import pytest
 from celery import Celery
 from celery.app.defaults import SETTING_KEYS
 from celery.beat import Scheduler
-from kombu import Connection
-from kombu.transport.redis import Channel
+from celery.utils.quorum_queues import detect_quorum_queues
+from celery.worker.consumer import Consumer
+from kombu.transport import pyamqp
+from kombu.utils.imports import symbol_by_name
+from pydantic import SecretStr
 
-from producers.publisher import TRANSPORT_OPTIONS
 from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, URGENT, WORK_QUEUES
-from workers import tasks
+from workers import redis_transport, tasks
 from workers.app import (
     CANARY,
     HANDLE_EVENT,
@@ -27,11 +29,9 @@ from workers.app import (
     make_app,
 )
 from workers.settings import Settings
+from workers.wake_up_consumer import WakeUpConsumer
 
 SETTINGS = celery_settings(Settings())
-
-RETRY_OPTIONS = {"max_retries", "interval_start", "interval_step", "interval_max"}
-"""What kombu's Connection itself takes out of the transport's options."""
 
 
 @pytest.fixture
@@ -50,25 +50,6 @@ def test_an_unknown_setting_would_be_seen() -> None:
     """The table of names that the test above asks is not one that holds everything."""
     assert "worker_prefetch_multiplier" in SETTING_KEYS
     assert "worker_prefetch_multiplicator" not in SETTING_KEYS
-
-
-@pytest.mark.parametrize("name", sorted(SETTINGS["broker_transport_options"]))
-def test_kombu_knows_the_transport_option(name: str) -> None:
-    """Every option of the broker's transport is read by kombu's Redis channel or by its connection."""
-    assert name in {*Channel.from_transport_options, *RETRY_OPTIONS}
-    if name in RETRY_OPTIONS:
-        assert repr(name) in inspect.getsource(Connection._extract_failover_opts)
-    else:
-        assert hasattr(Channel, name)
-
-
-def test_the_publisher_waits_for_nothing_for_ever() -> None:
-    """Sockets have deadlines and retries an end: redis' and kombu's own defaults are for ever."""
-    assert TRANSPORT_OPTIONS["socket_timeout"] > 0
-    assert TRANSPORT_OPTIONS["socket_connect_timeout"] > 0
-    assert TRANSPORT_OPTIONS["max_retries"] >= 1
-    assert SETTINGS["broker_connection_timeout"] > 0
-    assert TRANSPORT_OPTIONS.items() <= SETTINGS["broker_transport_options"].items()
 
 
 def test_the_database_is_the_record(celery: Celery) -> None:
@@ -115,6 +96,33 @@ def test_urgent_messages_come_first(celery: Celery) -> None:
     assert WORK_QUEUES == (URGENT, HOUSEKEEPING, REPACKS)
     assert [queue.name for queue in celery.conf.task_queues] == list(WORK_QUEUES)
     assert all(queue.durable for queue in celery.conf.task_queues)
+
+
+@pytest.mark.parametrize(
+    ("url", "transport"),
+    [("redis://h:1/0", redis_transport.Transport), ("rediss://h:1/0", redis_transport.Transport),
+     ("amqp://h:1/v", pyamqp.Transport), ("amqps://h:1/v", pyamqp.SSLTransport)],
+)  # fmt: skip
+def test_each_broker_is_spoken_to_through_the_right_transport(url: str, transport: type) -> None:
+    """Redis through our own, which a stranger's bytes do not end; RabbitMQ through kombu's."""
+    connection = make_app(Settings(broker_url=SecretStr(url))).connection_for_read()
+    assert type(connection.transport) is transport
+
+
+def test_prefetch_is_never_shared_between_queues_on_rabbitmq() -> None:
+    """Quorum queues refuse a channel's global limit: Celery sees that ours are such, and limits each consumer."""
+    celery = make_app(Settings(broker_url=SecretStr("amqp://h:1/v")))
+    assert celery.conf.worker_detect_quorum_queues is True
+    assert detect_quorum_queues(celery, "amqp") == (True, URGENT)
+    assert detect_quorum_queues(celery, "redis") == (False, "")
+
+
+def test_nothing_is_declared_for_tasks_that_are_put_off() -> None:
+    """Celery would make 28 queues on RabbitMQ; all its other steps are there."""
+    assert symbol_by_name(SETTINGS["worker_consumer"]) is WakeUpConsumer
+    theirs, ours = set(Consumer.Blueprint.default_steps), set(WakeUpConsumer.Blueprint.default_steps)
+    assert theirs - ours == {"celery.worker.consumer.delayed_delivery:DelayedDelivery"}
+    assert ours < theirs
 
 
 def test_only_our_own_tasks_can_be_called() -> None:

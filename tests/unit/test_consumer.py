@@ -1,10 +1,11 @@
-"""The consumer of inbound events: recorded before they are acknowledged, put back where they cannot be recorded."""
+"""The consumer of inbound events: recorded before they are acknowledged, held while they cannot be recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -37,11 +38,31 @@ class Message:
     became: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
-    def ack(self) -> None:
+    def ack_log_error(self, logger: Any, errors: tuple[type[Exception], ...]) -> None:
         self.became.append("acknowledged")
 
-    def requeue(self) -> None:
-        self.became.append("put back")
+
+@dataclass
+class Worker:
+    """Celery's consumer, as far as a step needs one: its clock is turned by hand."""
+
+    held: list[tuple[Any, ...]] = field(default_factory=list)
+    connection_errors: tuple[type[Exception], ...] = (OSError,)
+    channel_errors: tuple[type[Exception], ...] = ()
+
+    @property
+    def timer(self) -> Worker:
+        return self
+
+    def call_after(self, seconds: float, function: Any, arguments: tuple[Any, ...]) -> None:
+        assert seconds == module.PAUSE_SECONDS
+        self.held.append((function, *arguments))
+
+    def let_pass(self) -> None:
+        """Do what was put off."""
+        waiting, self.held = self.held, []
+        for function, *arguments in waiting:
+            function(*arguments)
 
 
 @dataclass
@@ -69,11 +90,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def consumer_on(database: Database) -> EventConsumer:
+@pytest.fixture
+def step(database: Database, monkeypatch: pytest.MonkeyPatch) -> EventConsumer:
     """A consumer step as a worker makes it, on a database."""
+    monkeypatch.setattr(module, "main_process_database", lambda: database)
     step = EventConsumer.__new__(EventConsumer)
-    step._database = database
     step._sources = Sources(None, allow_unsigned=True)
+    step._worker = Worker()
     return step
 
 
@@ -88,11 +111,13 @@ def rows(database: Database, table: str) -> list[str]:
         return list(connection.execute(select(found.c.event_id).order_by(found.c.id)).scalars())
 
 
-def test_an_event_is_recorded_acknowledged_and_woken_for(database: Database, wakes: Wakes) -> None:
+def test_an_event_is_recorded_acknowledged_and_woken_for(database: Database, wakes: Wakes, step: EventConsumer) -> None:
     """Take, record, acknowledge, wake: in this order."""
-    event, step = an_event(), consumer_on(database)
+    event = an_event()
     message = Message(event.to_bytes())
-    message.ack = lambda: message.became.append(f"acknowledged after {len(rows(database, 'inbox'))}")  # type: ignore[method-assign]
+    message.ack_log_error = lambda *_: message.became.append(  # type: ignore[method-assign]
+        f"acknowledged after {len(rows(database, 'inbox'))}"
+    )
     step.on_message(message)
     assert message.became == ["acknowledged after 1"]
     assert rows(database, "inbox") == [event.id]
@@ -100,7 +125,7 @@ def test_an_event_is_recorded_acknowledged_and_woken_for(database: Database, wak
 
 
 def test_a_revocation_is_done_before_the_broker_hears_of_it(
-    database: Database, wakes: Wakes, monkeypatch: pytest.MonkeyPatch
+    database: Database, wakes: Wakes, step: EventConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R8: a broker that stops once it has handed a revocation out holds nothing up; the repeat that follows is none."""
     settings = Settings(database_url=SecretStr(str(database.engine.url)))
@@ -109,12 +134,12 @@ def test_a_revocation_is_done_before_the_broker_hears_of_it(
     environment = Keyring(services).create_environment("acme", "one", main_key="memory:a", actor="test")
     data = {"environment": str(environment.environment_id)}
     body = Event(id="1", source="test", type="main_key.revoked", data=data).to_bytes()
-    stopped, again, step = Message(body), Message(body), consumer_on(database)
+    stopped, again = Message(body), Message(body)
 
-    def stop() -> None:
+    def stop(*_: Any) -> None:
         raise ConnectionError
 
-    stopped.ack = stop  # type: ignore[method-assign]
+    stopped.ack_log_error = stop  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         step.on_message(stopped)
     with database.read() as connection:
@@ -126,9 +151,9 @@ def test_a_revocation_is_done_before_the_broker_hears_of_it(
     assert (locked.lock_cause, again.became, wakes.events) == ("revoked", ["acknowledged"], [])
 
 
-def test_a_repeat_is_acknowledged(database: Database, wakes: Wakes) -> None:
+def test_a_repeat_is_acknowledged(database: Database, wakes: Wakes, step: EventConsumer) -> None:
     """The same event again: acknowledged, one row; woken for again while it waits: the first may be lost."""
-    event, step = an_event(), consumer_on(database)
+    event = an_event()
     messages = [Message(event.to_bytes()) for _ in range(3)]
     for message in messages:
         step.on_message(message)
@@ -138,25 +163,35 @@ def test_a_repeat_is_acknowledged(database: Database, wakes: Wakes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", "{", "ü", b"x" * 70_000, b"null", b"[" * 9999])
-def test_what_is_no_event_is_kept_and_acknowledged(database: Database, wakes: Wakes, body: bytes | str) -> None:
+def test_what_is_no_event_is_kept_and_acknowledged(
+    database: Database, wakes: Wakes, step: EventConsumer, body: bytes | str
+) -> None:
     """It would come back for ever otherwise; nobody is woken for it."""
     message = Message(body)
-    consumer_on(database).on_message(message)
+    step.on_message(message)
     assert message.became == ["acknowledged"]
     assert rows(database, "rejected_events") == [None]
     assert rows(database, "inbox") == []
     assert wakes.events == []
 
 
-def test_an_event_goes_back_where_the_database_is_away(wakes: Wakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be recorded is not acknowledged: the broker hands it out again."""
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
+def test_an_event_is_held_while_the_database_is_away(
+    database: Database, wakes: Wakes, step: EventConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not put back, where it would come again at once and too often, and taken when the database is back."""
     away = Database(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none?connect_timeout=2")
-    message = Message(an_event().to_bytes())
-    consumer_on(away).on_message(message)
+    monkeypatch.setattr(module, "main_process_database", lambda: away)
+    event = an_event()
+    message = Message(event.to_bytes())
+    step.on_message(message)
+    step._worker.let_pass()
     away.close()
-    assert message.became == ["put back"]
-    assert wakes.events == []
+    assert (message.became, len(step._worker.held), wakes.events) == ([], 1, [])
+    monkeypatch.setattr(module, "main_process_database", lambda: database)
+    step._worker.let_pass()
+    assert (message.became, step._worker.held) == (["acknowledged"], [])
+    assert rows(database, "inbox") == [event.id]
+    assert wakes.events == [1]
 
 
 def test_it_takes_the_queue_of_inbound_events_alone() -> None:
@@ -166,6 +201,7 @@ def test_it_takes_the_queue_of_inbound_events_alone() -> None:
         assert [queue.name for queue in taken.queues] == [EVENTS]
         assert taken.accept is None
         assert taken.on_message is not None
+        assert taken.on_decode_error is not None
 
 
 def test_it_is_installed_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from workers.steering import pause
 from workers.store import models
 from workers.store.shards import claim_shard
 from workers.store.uploads import load_sealed
-from workers.sweeper import sweep
+from workers.sweeper import FRESH_SECONDS, sweep
 
 
 class Woken:
@@ -121,6 +121,9 @@ def test_an_event_without_its_effect_is_woken(world: World) -> None:
         f'"data":{{"environment":"{environment.environment_id}"}}}}'
     )
     row = take_event(world.main.database, body.encode(), sources=Sources(None, allow_unsigned=True))
+    assert woken(world).events == [], "its own wake-up is on the way: another worker would probe the keys again"
+    with world.main.database.write() as connection:
+        connection.execute(models.inbox.update().values(received_at=models.inbox.c.received_at - FRESH_SECONDS))
     assert woken(world).events == [row]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
+from producers.topology import DEAD
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
 from workers.cli.output import moment
-from workers.cli.session import broker_answers, quiet_logs, read_settings, require_database
+from workers.cli.session import dead_letters, quiet_logs, read_settings, require_database
 from workers.compose import build_services
 from workers.errors import KmsRefused, NotFound
 from workers.inventory import MainKeyView, list_main_keys
@@ -196,8 +197,10 @@ def _opens_a_root(services: Services, environment: Environment, main_key: str) -
 
 
 def _broker(settings: Settings) -> Finding:
-    if broker_answers(settings):
-        return Finding(check="broker", ok=True, detail="It answers.")
+    dead = dead_letters(settings)
+    if dead is not None:
+        kept = f" {dead} messages that nobody could take are in its queue {DEAD}." if dead else ""
+        return Finding(check="broker", ok=True, detail=f"It answers.{kept}")
     remedy = "Start it, or set KEYREPACK_BROKER_URL to where it is. Until then the sweeper has nobody to wake."
     return Finding(check="broker", ok=False, detail="It does not answer.", remedy=remedy)
 

@@ -118,24 +118,28 @@ def actor() -> str:
 
 def broker_answers(settings: Settings) -> bool:
     """Whether the broker takes a connection now."""
+    return dead_letters(settings) is not None
+
+
+def dead_letters(settings: Settings) -> int | None:
+    """How many dead letters the broker keeps, none where it keeps none by itself; None where it does not answer."""
     from kombu import Connection
     from kombu.exceptions import OperationalError
 
-    from producers.publisher import TRANSPORT_OPTIONS
+    from producers.topology import count_dead_letters
+    from producers.transports import transport_options
 
     connect: Any = Connection  # kombu has no types
-    connection = connect(
-        settings.broker_url.get_secret_value(),
-        connect_timeout=BROKER_SECONDS,
-        transport_options=TRANSPORT_OPTIONS | {"socket_connect_timeout": BROKER_SECONDS, "max_retries": 0},
-    )
+    url = settings.broker_url.get_secret_value()
+    options = transport_options(url) | {"socket_connect_timeout": BROKER_SECONDS, "max_retries": 0}
+    connection = connect(url, connect_timeout=BROKER_SECONDS, transport_options=options)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+        return count_dead_letters(connection.default_channel)
     except (OperationalError, OSError, *connection.connection_errors):
-        return False
+        return None
     finally:
         connection.release()
-    return True
 
 
 def _waker() -> Waker:

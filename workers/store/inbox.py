@@ -71,9 +71,10 @@ def find_received(connection: Connection, inbox_id: int, *, lock: bool = False) 
     return _received(row) if row else None
 
 
-def unhandled(connection: Connection, *, limit: int = 100) -> list[int]:
-    """The oldest events that still wait for their effect."""
-    query = select(inbox.c.id).where(inbox.c.state == "received").order_by(inbox.c.id).limit(limit)
+def unhandled(connection: Connection, *, older_than: float = 0.0, limit: int = 100) -> list[int]:
+    """The oldest events that still wait for their effect, `older_than` seconds after they were received."""
+    waits = (inbox.c.state == "received") & (inbox.c.received_at <= db_now() - older_than)
+    query = select(inbox.c.id).where(waits).order_by(inbox.c.id).limit(limit)
     return list(connection.execute(query).scalars())
 
 

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from producers.topology import EVENTS, EXCHANGE, HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES, events_queue
-from schemas.events import INBOUND, OUTBOUND
+import pytest
+from kombu import Queue
+
+from producers.topology import (
+    DEAD,
+    DELIVERIES,
+    EVENTS,
+    EXCHANGE,
+    HOUSEKEEPING,
+    REPACKS,
+    TOLD,
+    URGENT,
+    WORK_QUEUES,
+    dead_letters,
+    events_queue,
+    work_queues,
+)
+from schemas.events import INBOUND
 
 
 def test_the_names_that_other_services_rely_on_stay() -> None:
@@ -13,18 +29,29 @@ def test_the_names_that_other_services_rely_on_stay() -> None:
     assert (URGENT, REPACKS, HOUSEKEEPING) == ("keyrepack.urgent", "keyrepack.repacks", "keyrepack.housekeeping")
 
 
-def test_the_queue_of_events_is_bound_to_every_type_we_act_on_and_no_other() -> None:
-    """Routing keys are event types; what this system tells itself does not come back."""
+def test_whatever_is_said_arrives_and_what_we_tell_does_not() -> None:
+    """The queue of events is bound to every type on its exchange; what this system tells goes through another."""
     queue = events_queue()
-    assert {one.routing_key for one in queue.bindings} == set(INBOUND)
-    assert not {one.routing_key for one in queue.bindings} & set(OUTBOUND)
     assert {one.exchange.name for one in queue.bindings} == {EXCHANGE.name}
+    assert {one.routing_key for one in queue.bindings} == {"#", *INBOUND}
+    assert (TOLD.name, TOLD.type, TOLD.durable) == ("keyrepack.told", "topic", True)
     assert queue.durable
+
+
+@pytest.mark.parametrize("queue", [events_queue(), *work_queues()], ids=lambda queue: queue.name)
+def test_what_is_rejected_or_comes_too_often_is_a_dead_letter(queue: Queue) -> None:
+    """On RabbitMQ: replicated queues, a limit to deliveries, and a place for what exceeds it."""
+    arguments = {"x-queue-type": "quorum", "x-dead-letter-exchange": DEAD, "x-delivery-limit": DELIVERIES}
+    assert queue.queue_arguments == arguments
+    assert (dead_letters().name, dead_letters().exchange.name) == (DEAD, DEAD)
+    assert "x-dead-letter-exchange" not in dead_letters().queue_arguments
 
 
 def test_each_call_gives_a_queue_of_its_own() -> None:
     """A queue that was bound to one channel is not handed to another."""
     assert events_queue() is not events_queue()
+    assert dead_letters() is not dead_letters()
+    assert all(one is not other for one, other in zip(work_queues(), work_queues(), strict=True))
 
 
 def test_events_and_work_go_through_different_queues() -> None:
