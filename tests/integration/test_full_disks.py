@@ -18,6 +18,7 @@ from schemas.states import RepackState
 from tests.conftest import missing
 from tests.disks import NoDiskOfItsOwn, SmallDisk, small_disk
 from tests.engine import World, usual_tree
+from tests.poll import poll
 from tests.servers import PostgresServer
 from workers.cli import checkup
 from workers.errors import DatabaseFull
@@ -140,7 +141,6 @@ def _check_told(site: Site, monkeypatch: pytest.MonkeyPatch, repack: Repack) -> 
 def _examined(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     settings = Settings(database_url=SecretStr(site.world.url), broker_url=SecretStr("redis://127.0.0.1:1/0"))
     monkeypatch.setattr(checkup, "read_settings", lambda: settings)
-    monkeypatch.setattr(checkup, "broker_answers", lambda _: False)
     monkeypatch.setattr(checkup, "quiet_logs", lambda _: logging.getLogger())
     return checkup.examine().findings
 
@@ -163,7 +163,7 @@ def test_a_blocked_run_does_not_stumble_on_while_there_is_hardly_room(site: Site
     assert repack.block_detail is not None
     assert "no room" in repack.block_detail
     disk.make_room()
-    world.run(repack)
+    poll(lambda: not _try(world, repack)[0].is_open, 10, "it looks again, and goes on to its end")
     assert world.look(repack).state == RepackState.FINISHED
     told_resumed = [row for row in world.rows(models.audit) if row["action"] == "repack.resumed"]
     assert len(told_resumed) == 1

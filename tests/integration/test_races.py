@@ -24,7 +24,7 @@ from workers.services import Services
 from workers.store import models
 from workers.store.database import Database
 from workers.store.environments import Environment, create_environment, get_environment
-from workers.store.repacks import Repack
+from workers.store.repacks import Repack, get_repack
 from workers.store.schema import migrate
 from workers.store.shards import claim_shard
 from workers.verify import verify_environment
@@ -281,10 +281,13 @@ def _minted(world: World, repack: Repack) -> int:
 
 def _claim_above(_patch: object, _repack: Repack) -> Callable[[Services, Repack], object]:
     def claim(services: Services, repack: Repack) -> object:
-        if (repack.stage, repack.level) == (Stage.RENEW, 2):
-            return None
         with services.database.write() as connection:
-            return claim_shard(connection, repack.id, owner=services.owner, lease_seconds=30)
+            current = get_repack(connection, repack.id)
+            environment = get_environment(connection, repack.environment)
+            run = Run(services=services, repack=current, environment=environment)
+            if (current.stage, current.level) == (Stage.RENEW, 2):
+                return run, None
+            return run, claim_shard(connection, repack.id, owner=services.owner, lease_seconds=30)
 
     return claim
 

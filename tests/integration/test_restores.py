@@ -336,7 +336,7 @@ def test_an_uploaded_key_that_the_backup_brought_back_is_destroyed(site: Site, t
     """The customer had it deleted: what seals it is overwritten again, once."""
     key = uuid4()
     with site.world.main.database.write() as connection:
-        uploaded.insert_key(connection, key_id=key, environment=site.environment.id, sealed=b"sealed")
+        uploaded.insert_key(connection, key_id=key, environment=site.environment.id, sealed=b"sealed", generation=None)
     backup = site.backup()
     uploads.delete(site.world.main, MainKeyUri("uploaded", str(key)), "customer")
     witness = site.export(tmp_path / "deleted.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, or_, select, update
 
-from schemas.states import RUNNING, RepackState
+from schemas.states import RUNNING, Mode, RepackState, Stage
 from workers.store.models import environments, repacks, shards
 from workers.store.shards import LEASED, PENDING
 from workers.store.types import db_now
@@ -48,6 +48,9 @@ def _waiting() -> Select[int]:
         .join(environments, environments.c.id == columns.environment)
         .where(
             environments.c.lock_cause.is_(None),
+            # In a word of a newer release: left to a worker that knows it.
+            columns.mode.in_(list(Mode)),
+            columns.stage.in_(list(Stage)),
             or_(columns.state.in_(RUNNING) & has_work, (columns.state == RepackState.BLOCKED) & is_due),
         )
         .order_by(func.coalesce(columns.turn_at, columns.created_at), columns.id)
