@@ -239,6 +239,7 @@ class Settings(BaseSettings):
         """Wrapping roots whose calls, two each, have room within `kms_patience` though the rate was halved thrice."""
         background = self.kms_calls_per_second * (1 - self.kms_live_share)
         return max(1, int(background / 8 * self.kms_patience / 2))
+
     @field_validator("dashboard_url", "oidc_issuer")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
