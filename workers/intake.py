@@ -28,8 +28,9 @@ from workers.logs import log
 from workers.repack import Request, start_repack
 from workers.retry import again_after_conflict
 from workers.services import Services
-from workers.sources import Sources
+from workers.sources import Sender, Sources
 from workers.store import inbox, main_keys
+from workers.store.audit import append_record
 from workers.store.database import Connection, Database
 from workers.store.environments import find_environment
 from workers.store.outbox import tell
@@ -66,18 +67,72 @@ def take_event(
     try:
         event = read_message(body)
         sender = (sources or Sources(None)).verify(event, body, headers or {})
-        data = read_data(event)
-        with database.write() as connection:
-            if not inbox.is_known(connection, event, body):  # a repeat is a no-op, however late it comes
-                sender.require_fresh(event, read_clock(connection), tolerance)
-                sender.require_allowed(event, _workspaces(connection, data))
-            received = inbox.receive(connection, event, body)
+        received = receive_event(database, event, body, sender, tolerance=tolerance)
     except EventRejected as error:
         with database.write() as connection:
-            inbox.reject(connection, body, error, event)
+            inbox.reject(connection, body, error, event, headers)
         log.warning("event.rejected", code=error.code, event_id=event.id if event else None)
         return None
     return received.id if received.state == "received" else None
+
+
+def receive_event(database: Database, event: Event, body: bytes, sender: Sender, *, tolerance: float) -> inbox.Received:
+    """Record an event whose sender is verified, or find the record of the same one.
+
+    Raises EventRejected where its sender may not say that, said it too long ago, or said something else under its id.
+    """
+    data = read_data(event)
+    with database.write() as connection:
+        if not inbox.is_known(connection, event, body):  # a repeat is a no-op, however late it comes
+            sender.require_fresh(event, read_clock(connection), tolerance)
+            sender.require_allowed(event, _workspaces(connection, data))
+        return inbox.receive(connection, event, body)
+
+
+def replay_event(services: Services, row: int, *, sources: Sources, actor: str, reason: str) -> int:
+    """Judge a rejected event once more, by what is configured now, and let it have its effect; its row in the inbox.
+
+    Its age alone is forgiven: somebody answers for it by name. Raises NotFound, EventRejected where refused again.
+    """
+    with services.database.write() as connection:
+        rejected = _waiting(connection, row)
+        body = rejected["body"]
+        event = read_message(body)
+        sender = sources.verify(event, body, rejected["headers"] or {})
+        sender.require_allowed(event, _workspaces(connection, read_data(event)))
+        received = inbox.receive(connection, event, body)
+        if received.state == REJECTED:
+            inbox.reopen(connection, received.id)
+        _settle_rejected(connection, rejected, "replayed", actor=actor, reason=reason)
+    services.wake.event(received.id)
+    return received.id
+
+
+def discard_event(services: Services, row: int, *, actor: str, reason: str) -> None:
+    """Say that a rejected event needs nobody's attention any more. Raises NotFound."""
+    with services.database.write() as connection:
+        _settle_rejected(connection, _waiting(connection, row), "discarded", actor=actor, reason=reason)
+
+
+def _waiting(connection: Connection, row: int) -> dict[str, Any]:
+    rejected = inbox.find_rejected(connection, row, lock=True)
+    if rejected["outcome"] is not None:
+        raise NotFound("rejected event that waits", row, f"It was {rejected['outcome']}.")
+    return rejected
+
+
+def _settle_rejected(
+    connection: Connection, rejected: dict[str, Any], outcome: str, *, actor: str, reason: str
+) -> None:
+    inbox.settle_rejected(connection, rejected["id"], outcome=outcome, actor=actor)
+    facts = {
+        "reason": reason,
+        "rejected": rejected["id"],
+        "code": rejected["code"],
+        "source": rejected["source"],
+        "event": rejected["event_id"],
+    }
+    append_record(connection, action=f"event.{outcome}", actor=actor, facts=facts)
 
 
 def handle_event(services: Services, inbox_id: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -77,6 +77,17 @@ class MainKeyView:
     roots: dict[str | None, int]  # by generation
     stale_roots: int
     oldest_stale: StaleRoot | None
+
+    @property
+    def hides_generation(self) -> bool:
+        """Whether its KMS was seen, and told no generation."""
+        return self.generation_seen is None and self.last_seen is not None and self.cause is None
+
+    def as_json(self, days: float) -> dict[str, Any]:
+        """JSON values. A generation that its KMS hides is null: then roots are rewrapped every so many `days`."""
+        roots = [{"generation": generation, "roots": count} for generation, count in self.roots.items()]
+        timer = days if self.hides_generation else None
+        return asdict(self) | {"roots": roots, "hides_generation": timer is not None, "rewrapped_every_days": timer}
 
 
 def list_main_keys(services: Services, uris: Iterable[str] | None = None) -> list[MainKeyView]:

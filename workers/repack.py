@@ -91,6 +91,7 @@ class Request:
     actor: str
     override: str | None = None  # why the replacement interval does not hold this once
     anew: bool = False  # also where that key is in force: what hangs below it is older than that
+    reason: str = ""  # why it is done at all; kept in the audit
 
 
 Settle = Callable[[Connection, Repack], None]
@@ -238,6 +239,7 @@ def _tell_started(
             "target_generation": probe.generation,
             "roots": sum(part.expected for part in ranges),
             "shards": len(ranges),
+            **({"reason": request.reason} if request.reason else {}),
         },
     )
 

@@ -132,6 +132,42 @@ class Settings(BaseSettings):
         pattern=r"^https?://\S+$",
         description="Where traces are sent, OTLP over HTTP; needs the extra `otel`. Without it there are none.",
     )
+    dashboard_host: str = Field(
+        default="127.0.0.1",
+        description="Address the dashboard listens on; one that is not loopback needs an https URL.",
+    )
+    dashboard_port: int = Field(default=8025, ge=0, le=65535, description="Port of the dashboard; 0 takes a free one.")
+    dashboard_url: str | None = Field(
+        default=None,
+        description="How browsers reach the dashboard, such as https://keys.example.com; with https cookies "
+        "are Secure.",
+    )
+    users_file: Path = Field(
+        default=Path(".keyrepack/users.json"),
+        description="Who may sign in to the dashboard (mode 0600); made at its first start.",
+    )
+    session_idle_seconds: float = Field(
+        default=1800.0, gt=0, description="Seconds without a request after which a session of the dashboard ends."
+    )
+    session_seconds: float = Field(
+        default=28_800.0, gt=0, description="Seconds after which a session of the dashboard ends, whatever happens."
+    )
+    dashboard_poll_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="How often the dashboard reads what open pages show; one reader for all browsers.",
+    )
+    oidc_issuer: str | None = Field(
+        default=None, description="Issuer URL of an OpenID Connect provider that may sign users in to the dashboard."
+    )
+    oidc_client_id: str | None = Field(default=None, description="What the dashboard is called at that provider.")
+    oidc_client_secret_file: Path | None = Field(
+        default=None, description="File of the client's secret at that provider (mode 0600)."
+    )
+    oidc_role_claim: str = Field(
+        default="keyrepack_role",
+        description="Claim of its ID tokens that names a role, or several: viewer, operator, security.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(
         default="json", description="One JSON object a line, or coloured text."
@@ -203,6 +239,28 @@ class Settings(BaseSettings):
         """Wrapping roots whose calls, two each, have room within `kms_patience` though the rate was halved thrice."""
         background = self.kms_calls_per_second * (1 - self.kms_live_share)
         return max(1, int(background / 8 * self.kms_patience / 2))
+
+    @field_validator("dashboard_url", "oidc_issuer")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        """Passwords and sessions travel this way."""
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        is_secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+        if not is_secure or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError("give https://HOST (http only for 127.0.0.1, ::1 or localhost)")
+        return value.rstrip("/")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers reach the dashboard over TLS."""
+        return self.dashboard_url is not None and self.dashboard_url.startswith("https:")
+
+    @property
+    def listens_openly(self) -> bool:
+        """Whether the dashboard can be reached from other machines."""
+        return self.dashboard_host not in _LOOPBACK
 
     @property
     def poll_tick(self) -> float:

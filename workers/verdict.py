@@ -50,7 +50,7 @@ def judge(overview: Overview, *, rejected: int) -> Verdict:
     reasons = tuple(sorted(found, key=lambda reason: list(Level).index(reason.level), reverse=True))
     bad = sum(reason.level == Level.BAD for reason in reasons)
     if bad:
-        return Verdict(level=Level.BAD, text=f"{_things(bad)} wrong now.", reasons=reasons)
+        return Verdict(level=Level.BAD, text=f"{_things(bad)} wrong now.".capitalize(), reasons=reasons)
     if reasons:
         return Verdict(level=Level.WATCH, text=f"Working; {_things(len(reasons))} worth a look.", reasons=reasons)
     return Verdict(level=Level.GOOD, text="All is well.", reasons=())

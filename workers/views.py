@@ -221,6 +221,30 @@ def time_left(stages: Sequence[StageView]) -> float | None:
     return left / rates[-1] if rates else None
 
 
+LEAST_SPREAD, MOST_SPREAD = 0.1, 0.5
+"""How far off the middle a time left may be at least and at most, as a part of it: less would be a false promise."""
+
+ENOUGH_SHARDS = 4
+"""Finished shards that say something about how much their rates differ."""
+
+
+def time_left_range(stages: Sequence[StageView], rows: Iterable[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Seconds left, from and to: the time left, spread as the rates of finished shards (rows as stored) are."""
+    middle = time_left(stages)
+    if middle is None:
+        return None
+    rates = sorted(
+        row["seen"] / (row["finished_at"] - row["started_at"])
+        for row in rows
+        if row["seen"] and row["started_at"] and row["finished_at"] and row["finished_at"] > row["started_at"]
+    )
+    spread = MOST_SPREAD
+    if len(rates) >= ENOUGH_SHARDS:
+        slow, fast = rates[len(rates) // 4], rates[-1 - len(rates) // 4]
+        spread = min(max((fast - slow) / (fast + slow), LEAST_SPREAD), MOST_SPREAD)
+    return middle * (1 - spread), middle * (1 + spread)
+
+
 # One repack -------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from workers.views import (
     outline,
     stage_views,
     time_left,
+    time_left_range,
 )
 
 NOW = 1000.0
@@ -131,6 +132,21 @@ def test_the_time_left_is_unknown_without_a_rate_and_nothing_without_keys() -> N
     """Before the first batch, and after the last."""
     assert time_left(outline(Mode.DEEP, COUNTS)) is None
     assert time_left([replace(stage, state=DONE) for stage in outline(Mode.DEEP, COUNTS)]) == 0
+
+
+def shard(rate: float) -> dict[str, Any]:
+    """A finished shard's row, of 100 keys."""
+    return {"seen": 100, "started_at": NOW - 100 / rate, "finished_at": NOW}
+
+
+def test_the_time_left_is_a_range_as_wide_as_shards_differ() -> None:
+    """Wide while little is known; never narrower than a tenth to each side; unknown where there is no rate."""
+    stages = stage_views([progress(seen=50, started_at=NOW - 5)], now=NOW)
+    assert time_left_range(stages, []) == (2.5, 7.5)
+    assert time_left_range(stages, [shard(10)] * 8) == (4.5, 5.5)
+    low, high = time_left_range(stages, [shard(rate) for rate in (8, 8, 8, 12, 12, 12)]) or (0, 0)
+    assert (low, high) == (pytest.approx(4), pytest.approx(6))
+    assert time_left_range(stage_views([progress()], now=NOW), []) is None
 
 
 def test_every_state_has_a_meaning() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from workers.cli import (
     audits,
+    dashboards,
     databases,
     environments,
     events,
@@ -58,6 +59,7 @@ COMMANDS: Sequence[tuple[Command, str]] = (
     (processes.worker, RUN), (processes.beat, RUN),
     (top.top, RUN),
     (serving.metrics, RUN),
+    (dashboards.dashboard, RUN),
     (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
     (restores.reconcile, PROOF),
 )  # fmt: skip
@@ -73,6 +75,7 @@ GROUPS: Sequence[tuple[str, str, str, Mapping[str, Command]]] = (
     ("repack", "Look at repacks, and steer them.", REPACKS, repacks.COMMANDS | watching.COMMANDS | steering.COMMANDS),
     ("health", "Whether workers make progress: for probes.", RUN, serving.COMMANDS),
     ("audit", "The audit chain.", PROOF, audits.COMMANDS),
+    ("user", "Who may sign in to the dashboard.", RUN, dashboards.COMMANDS),
     ("events", "Events from other services.", PROOF, events.COMMANDS),
 )  # fmt: skip
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -32,21 +31,9 @@ def list_all(as_json: AsJson = False) -> None:
         days = services.settings.hidden_generation_days
     empty = "No main key is in use. Create an environment with `keyrepack environment create WORKSPACE/NAME`."
     say(
-        {"main_keys": [view_json(view, days) for view in views]},
+        {"main_keys": [view.as_json(days) for view in views]},
         lambda out: print_main_keys(out, views, days) if views else out.print(empty),
     )
-
-
-def view_json(view: MainKeyView, days: float) -> dict[str, Any]:
-    """JSON values. A generation that its KMS hides is null."""
-    roots = [{"generation": generation, "roots": count} for generation, count in view.roots.items()]
-    timer = days if hides_generation(view) else None
-    return asdict(view) | {"roots": roots, "hides_generation": timer is not None, "rewrapped_every_days": timer}
-
-
-def hides_generation(view: MainKeyView) -> bool:
-    """Whether its KMS was seen, and told no generation."""
-    return view.generation_seen is None and view.last_seen is not None and view.cause is None
 
 
 def print_main_keys(out: Console, views: Sequence[MainKeyView], days: float) -> None:
@@ -62,7 +49,7 @@ def _row(view: MainKeyView) -> list[str]:
     users = [f"{user.name}{' (leaving it)' if user.draining else ''}" for user in view.environments]
     named = ", ".join(users[:NAMED]) + (f" and {len(users) - NAMED} more" if len(users) > NAMED else "")
     in_use = ", ".join(_generation(generation) for generation in view.generations_in_use)
-    seen = "hidden" if hides_generation(view) else _generation(view.generation_seen) if view.last_seen else ""
+    seen = "hidden" if view.hides_generation else _generation(view.generation_seen) if view.last_seen else ""
     roots = sum(view.roots.values())
     return [view.uri, view.health, named, in_use, seen, moment(view.last_seen), amount(roots), amount(view.stale_roots)]
 
@@ -79,7 +66,7 @@ def _notes(view: MainKeyView, days: float) -> list[tuple[str, object]]:
     if view.oldest_stale is not None:
         stale = view.oldest_stale
         notes.append(("oldest stale root", f"{stale.key_id} of {stale.environment}, from {moment(stale.since)}"))
-    if hides_generation(view):
+    if view.hides_generation:
         notes.append(("generation", f"hidden by its KMS: its roots are rewrapped on a timer, every {days:g} days"))
     return [(name, value) for name, value in notes if value]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 
@@ -12,8 +11,6 @@ from workers.cli.output import AsJson, Command, say, table
 from workers.cli.session import actor, opened
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from workers.store.environments import Environment
 
 Scope = Annotated[
@@ -38,8 +35,9 @@ def restore(scope: Scope, reason: Reason = "", as_json: AsJson = False) -> None:
 
 def _turn(act: str, scope: str, reason: str) -> None:
     from workers import locking
+    from workers.store.environments import environments_of, is_id
 
-    is_workspace = "/" not in scope and not _is_id(scope)
+    is_workspace = "/" not in scope and not is_id(scope)
     turn: Callable[..., list[Environment]] = getattr(locking, f"{act}_workspace" if is_workspace else act)
     with opened(wakes=True) as services:
         with services.database.read() as connection:
@@ -58,27 +56,6 @@ def _turn(act: str, scope: str, reason: str) -> None:
     ]
     rows = [(one, one.lock_cause or "not locked", "now" if one.id in changed else "as before") for one in now]
     say({"environments": documents}, lambda out: out.print(table(["environment", "lock", ""], rows)))
-
-
-def environments_of(connection: Connection, scope: str) -> list[Environment]:
-    """One environment, by its id or workspace/name; else a workspace's. Raises NotFound, where there are none."""
-    from workers.errors import NotFound
-    from workers.store.environments import find_environment, workspace_environments
-
-    if "/" in scope or _is_id(scope):
-        return [find_environment(connection, scope)]
-    found = workspace_environments(connection, scope)
-    if not found:
-        raise NotFound("environment of workspace", scope, "List them with `keyrepack environment list`.")
-    return found
-
-
-def _is_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 COMMANDS: dict[str, Command] = {"revoke": revoke, "restore": restore}

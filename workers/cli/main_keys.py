@@ -13,7 +13,7 @@ from workers.cli.output import AsJson, Command, amount, duration, facts, note, s
 from workers.cli.session import actor, broker_answers, opened
 
 if TYPE_CHECKING:
-    from workers.cli.forecast import Forecast
+    from workers.forecast import Forecast
 
 AWAY = "The broker does not answer: nobody was woken. The repack starts as soon as beat's sweeper comes around."
 
@@ -69,7 +69,7 @@ def _start(reference: str, target: object, mode: Mode, override: str | None) -> 
 
 def _forecast(reference: str, target: object, mode: Mode, override: str | None) -> None:
     from schemas.keys import MainKeyUri
-    from workers.cli.forecast import forecast
+    from workers.forecast import forecast
     from workers.store.environments import find_environment
 
     assert isinstance(target, MainKeyUri)

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any, TextIO, cast
 
 import typer
@@ -15,6 +14,10 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+
+from workers.figures import amount as amount
+from workers.figures import duration as duration
+from workers.figures import moment as moment
 
 Command = Callable[..., Any]
 """The function of a command, as typer takes it."""
@@ -103,26 +106,3 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
 def indented(content: RenderableType, columns: int) -> Padding:
     """Moved to the right; no longer than it is."""
     return Padding(content, (0, 0, 0, columns), expand=False)
-
-
-def amount(value: float) -> str:
-    """Such as 1,234,567."""
-    return f"{value:,.0f}"
-
-
-def moment(seconds: float | None) -> str:
-    """A time such as 2031-05-06 07:08:09 UTC; empty for None."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds is not None else ""
-
-
-def duration(seconds: float | None) -> str:
-    """Such as 0.8 s, 42 s, 3 min 05 s, 2 h 10 min; "unknown" for None."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -14,8 +14,19 @@ from rich.console import Group
 from workers.cli.output import console, facts, table
 from workers.cli.session import quiet_logs, read_settings
 from workers.compose import build_services
+from workers.dashboard.users import FIRST_USER, first_start
 from workers.embedded.processes import Exit, Supervisor
-from workers.embedded.stack import SIMULATOR, Servers, start_servers, start_workers, wait_for_simulator, wait_for_worker
+from workers.embedded.stack import (
+    DASHBOARD,
+    SIMULATOR,
+    Servers,
+    start_dashboard,
+    start_servers,
+    start_workers,
+    wait_for_dashboard,
+    wait_for_simulator,
+    wait_for_worker,
+)
 from workers.errors import NotConfigured
 from workers.store.schema import migrate
 
@@ -24,7 +35,7 @@ AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL")
 
 
 @contextmanager
-def standing(data_dir: Path, workers: int) -> Iterator[tuple[Supervisor, Group]]:
+def standing(data_dir: Path, workers: int, *, dashboard: bool = False) -> Iterator[tuple[Supervisor, Group]]:
     """Everything up and ready for the length of a block, and a text that says what runs where."""
     folder = data_dir.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,9 +55,21 @@ def standing(data_dir: Path, workers: int) -> Iterator[tuple[Supervisor, Group]]
         start_workers(supervisor, {}, names)
         if servers.simulator is not None:
             wait_for_simulator(supervisor, servers.simulator)
+        password = _open_dashboard(supervisor, servers, folder) if dashboard else None
         for name in names:
             wait_for_worker(supervisor, name)
-        yield supervisor, _told(supervisor, servers, folder)
+        if dashboard:
+            wait_for_dashboard(supervisor, servers)
+        yield supervisor, _told(supervisor, servers, folder, password)
+
+
+def _open_dashboard(supervisor: Supervisor, servers: Servers, folder: Path) -> str | None:
+    """Start the dashboard; the first user's one-time password, where there was no user yet."""
+    environment = servers.environment
+    environment.setdefault("KEYREPACK_USERS_FILE", str(folder / "users.json"))
+    start_dashboard(supervisor, servers)
+    os.environ.update(environment)
+    return first_start(Path(environment["KEYREPACK_USERS_FILE"])) if read_settings().oidc_issuer is None else None
 
 
 def _given() -> dict[str, str]:
@@ -84,7 +107,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _told(supervisor: Supervisor, servers: Servers, folder: Path) -> Group:
+def _told(supervisor: Supervisor, servers: Servers, folder: Path, password: str | None) -> Group:
     """What runs where, and how to talk to it from another terminal."""
     environment = servers.environment
     rows = [
@@ -93,6 +116,12 @@ def _told(supervisor: Supervisor, servers: Servers, folder: Path) -> Group:
     ]
     file = _write_environment(folder, environment)
     lines = [("database", _public(environment["KEYREPACK_DATABASE_URL"])), ("data folder", folder)]
+    if servers.dashboard:
+        lines.append(("dashboard", servers.dashboard))
+        named = (
+            f"as {FIRST_USER}, by the one-time password {password}" if password else "as before (`keyrepack user list`)"
+        )
+        lines.append(("sign in", named))
     if servers.simulator is not None:
         lines.append(("a key to try", servers.simulator.create_main_key(description="made by keyrepack up")))
     hints = (
@@ -104,7 +133,7 @@ def _told(supervisor: Supervisor, servers: Servers, folder: Path) -> Group:
 
 
 def _address(name: str, environment: Mapping[str, str]) -> str:
-    known = {"redis": "KEYREPACK_BROKER_URL", SIMULATOR: "AWS_ENDPOINT_URL_KMS"}
+    known = {"redis": "KEYREPACK_BROKER_URL", SIMULATOR: "AWS_ENDPOINT_URL_KMS", DASHBOARD: "KEYREPACK_DASHBOARD_URL"}
     return _public(environment.get(known.get(name, ""), ""))
 
 

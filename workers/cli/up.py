@@ -14,7 +14,7 @@ def up(
     ),
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 2,
 ) -> None:
-    """Start every part on this machine and stay up: Redis, database, KMS simulator, workers, beat.
+    """Start every part on this machine and stay up: Redis, database, KMS simulator, workers, beat, dashboard.
 
     A broker, database or KMS that the environment names (KEYREPACK_BROKER_URL, KEYREPACK_DATABASE_URL,
     AWS_ENDPOINT_URL_KMS) is used instead. What dies is started again. Ctrl-C stops all of it.
@@ -22,7 +22,7 @@ def up(
     from workers.cli.output import console
     from workers.cli.standing import standing
 
-    with standing(data_dir, workers) as (supervisor, text):
+    with standing(data_dir, workers, dashboard=True) as (supervisor, text):
         console().print(text)
         supervisor.wait()
         console().print("\nstopping …")

@@ -20,8 +20,9 @@ from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import ServerDidNotStart, start_redis
 from workers.embedded.simulator.client import SimulatorClient
 from workers.kms.managed import create_managed_key_file
+from workers.settings import Settings
 
-SIMULATOR, BEAT = "kms-simulator", "beat"
+SIMULATOR, BEAT, DASHBOARD = "kms-simulator", "beat", "dashboard"
 
 READY_SECONDS = 60.0
 """How long a part may take to answer: importing everything it needs, on a machine that is busy with the others."""
@@ -47,6 +48,7 @@ class Servers:
 
     environment: dict[str, str] = field(repr=False)  # R10: a URL may hold a password
     simulator: SimulatorClient | None = None
+    dashboard: str = ""  # where a browser finds it
 
 
 def start_servers(
@@ -85,6 +87,27 @@ def start_workers(supervisor: Supervisor, environment: Mapping[str, str], names:
         supervisor.start(Child(name=name, argv=argv, env=own, role="worker", stop_seconds=STOP_SECONDS))
     argv = [*_program("workers.cli"), "beat"]
     supervisor.start(Child(name=BEAT, argv=argv, env=own, role="worker", stop_seconds=STOP_SECONDS))
+
+
+def start_dashboard(supervisor: Supervisor, servers: Servers) -> None:
+    """Start the dashboard, on the port that was given or a free one, which it keeps when it is started again."""
+    environment = servers.environment
+    port = environment.setdefault("KEYREPACK_DASHBOARD_PORT", str(_dashboard_port()))
+    servers.dashboard = environment.get("KEYREPACK_DASHBOARD_URL") or f"http://{LOOPBACK}:{port}"
+    argv = [*_program("workers.cli"), "dashboard"]
+    supervisor.start(Child(name=DASHBOARD, argv=argv, env=environment, role="dashboard", stop_seconds=STOP_SECONDS))
+
+
+def _dashboard_port() -> int:
+    """The usual one where it is free: a bookmark goes on holding."""
+    usual = int(Settings.model_fields["dashboard_port"].default)
+    return usual if not is_open(usual) else free_port()
+
+
+def wait_for_dashboard(supervisor: Supervisor, servers: Servers) -> None:
+    """Wait until the dashboard answers. Raises ServerDidNotStart."""
+    port = int(servers.environment["KEYREPACK_DASHBOARD_PORT"])
+    _wait(supervisor, DASHBOARD, lambda: is_open(port))
 
 
 def start_program(supervisor: Supervisor, name: str, module: str, *arguments: str, env: Mapping[str, str]) -> int:

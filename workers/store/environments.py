@@ -140,6 +140,25 @@ def workspace_environments(connection: Connection, workspace: str) -> list[Envir
     return [Environment(**row) for row in connection.execute(query).mappings()]
 
 
+def environments_of(connection: Connection, scope: str) -> list[Environment]:
+    """One environment, by its id or workspace/name; else a workspace's. Raises NotFound, where there are none."""
+    if "/" in scope or is_id(scope):
+        return [find_environment(connection, scope)]
+    found = workspace_environments(connection, scope)
+    if not found:
+        raise NotFound("environment of workspace", scope, "List them with `keyrepack environment list`.")
+    return found
+
+
+def is_id(text: str) -> bool:
+    """Whether it is written as an outer id."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
 def list_environments(connection: Connection) -> list[Environment]:
     """All of them, by workspace and name."""
     query = ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)

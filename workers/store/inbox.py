@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from schemas.envelope import same_bytes
 from schemas.errors import EventRejected
-from schemas.events import Event, body_digest
+from schemas.events import MAX_EVENT_BYTES, Event, body_digest
+from schemas.signatures import HEADERS
+from workers.errors import NotFound
 from workers.store.models import inbox, rejected_events
 from workers.store.types import db_now
 
 KEPT_BYTES = 4096
-"""How much of a rejected body is kept: enough to see what it was."""
+"""How much is kept of a rejected body that no event can have: enough to see what it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +88,27 @@ def settle(connection: Connection, inbox_id: int, *, state: str, outcome: dict[s
     )
 
 
-def reject(connection: Connection, body: bytes, error: EventRejected, event: Event | None = None) -> None:
+def reopen(connection: Connection, inbox_id: int) -> None:
+    """Have an event that was rejected wait for its effect again."""
+    connection.execute(update(inbox).where(inbox.c.id == inbox_id).values(state="received", handled_at=None))
+
+
+def count_unhandled(connection: Connection) -> tuple[int, float | None]:
+    """How many events wait for their effect, and since when the oldest."""
+    query = select(func.count(), func.min(inbox.c.received_at)).where(inbox.c.state == "received")
+    count, oldest = connection.execute(query).one()
+    return int(count), oldest
+
+
+def reject(
+    connection: Connection,
+    body: bytes,
+    error: EventRejected,
+    event: Event | None = None,
+    headers: Mapping[str, object] | None = None,
+) -> None:
     """Keep an event that must not take effect, with its reason: dead-lettered, never dropped."""
+    signed = {name.lower(): str(value) for name, value in (headers or {}).items() if name.lower() in HEADERS}
     connection.execute(
         insert(rejected_events).values(
             source=event.source if event else None,
@@ -95,16 +117,44 @@ def reject(connection: Connection, body: bytes, error: EventRejected, event: Eve
             code=error.code,
             why=error.why,
             remedy=error.remedy,
-            body=body[:KEPT_BYTES],
+            body=body if len(body) <= MAX_EVENT_BYTES else body[:KEPT_BYTES],
+            headers=signed or None,
             rejected_at=db_now(),
         )
     )
 
 
-def list_rejected(connection: Connection, *, limit: int = 100) -> list[dict[str, Any]]:
-    """The newest rejected events."""
+def list_rejected(
+    connection: Connection, *, limit: int = 100, before: int | None = None, waiting: bool = False
+) -> list[dict[str, Any]]:
+    """The newest rejected events (of those `before` a row); `waiting`: only those that nobody has settled."""
     query = select(rejected_events).order_by(rejected_events.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(rejected_events.c.id < before)
+    if waiting:
+        query = query.where(rejected_events.c.outcome.is_(None))
     return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def find_rejected(connection: Connection, row: int, *, lock: bool = False) -> dict[str, Any]:
+    """One rejected event. Raises NotFound."""
+    query = select(rejected_events).where(rejected_events.c.id == row)
+    found = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    if found is None:
+        raise NotFound("rejected event", row, "List them with `keyrepack events rejected`.")
+    return dict(found)
+
+
+def count_rejected(connection: Connection) -> int:
+    """How many rejected events nobody has settled yet."""
+    query = select(func.count()).select_from(rejected_events).where(rejected_events.c.outcome.is_(None))
+    return int(connection.execute(query).scalar_one())
+
+
+def settle_rejected(connection: Connection, row: int, *, outcome: str, actor: str) -> None:
+    """Say what became of a rejected event."""
+    values = {"outcome": outcome, "settled_at": db_now(), "settled_by": actor}
+    connection.execute(update(rejected_events).where(rejected_events.c.id == row).values(values))
 
 
 def _received(row: Any) -> Received:

@@ -136,6 +136,20 @@ def root_groups(connection: Connection, uris: list[str] | None) -> Iterator[Root
         yield RootGroup(**dict(row) | {"kind": KeyKind(row["kind"])})
 
 
+def environment_roots(connection: Connection, environment: int) -> dict[str | None, int]:
+    """How many of an environment's roots have their wrap under its top in force, by generation."""
+    wraps, tops = root_wraps.c, top_versions.c
+    query = (
+        select(wraps.generation, func.count())
+        .join_from(
+            root_wraps, top_versions, and_(tops.environment == wraps.environment, tops.version == wraps.top_version)
+        )
+        .where(wraps.environment == environment, tops.state == TopState.ACTIVE)
+        .group_by(wraps.generation)
+    )
+    return {generation: int(count) for generation, count in connection.execute(query)}
+
+
 def records_of(connection: Connection, uris: list[str]) -> dict[str, dict[str, Any]]:
     """What is known of these main keys, by URI."""
     found = {}

@@ -289,8 +289,32 @@ rejected_events = Table(
     Column("code", Text, nullable=False),
     Column("why", Text, nullable=False),
     Column("remedy", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),  # its first kilobytes
+    Column("body", LargeBinary, nullable=False),  # of one that is too large: its first kilobytes
     Column("rejected_at", Float, nullable=False),
+    Column("headers", JSON),  # its signature's: without them it could not be judged again
+    Column("outcome", Text),  # replayed or discarded; null: it waits for somebody
+    Column("settled_at", Float),
+    Column("settled_by", Text),
+    Index(
+        "ix_rejected_events_open",
+        "id",
+        sqlite_where=text("outcome is null"),
+        postgresql_where=text("outcome is null"),
+    ),
+)
+
+# What was answered to a request with an Idempotency-Key: the same request again gets the same answer.
+answers = Table(
+    "answers",
+    metadata,
+    Column("scope", Text, nullable=False),  # who asked, and for what
+    Column("key", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # of the request's body
+    Column("status", Integer),  # null: it is being done
+    Column("document", JSON),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("scope", "key"),
+    Index("ix_answers_at", "at"),
 )
 
 outbox = Table(
@@ -323,6 +347,7 @@ audit = Table(
     Column("previous", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     Index("ix_audit_repack", "repack_id", "seq"),
+    Index("ix_audit_environment", "environment_id", "seq"),
 )
 
 audit_head = Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -165,10 +166,18 @@ def list_repacks(
     *,
     environment: int | None = None,
     states: frozenset[RepackState] | None = None,
+    rows: Collection[int] | None = None,
+    before: int | None = None,
     limit: int = 100,
 ) -> list[Repack]:
-    """The newest first; without those that a newer program is at, which is logged."""
+    """The newest first, of these `rows` alone or of those `before` a row; without those that a newer program is at,
+    which is logged.
+    """
     query = _REPACK.order_by(repacks.c.id.desc()).limit(limit)
+    if rows is not None:
+        query = query.where(repacks.c.id.in_(rows))
+    if before is not None:
+        query = query.where(repacks.c.id < before)
     if environment is not None:
         query = query.where(repacks.c.environment == environment)
     if states is not None:

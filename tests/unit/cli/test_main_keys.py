@@ -95,7 +95,7 @@ def test_a_uri_that_is_none_is_refused(seeded: Keyrepack, uri: str) -> None:
 
 def test_the_next_dry_run_rests_on_what_was_measured(moving: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a repack of enough keys has run, its rate is taken."""
-    monkeypatch.setattr("workers.cli.forecast.ENOUGH_KEYS", 10)
+    monkeypatch.setattr("workers.forecast.ENOUGH_KEYS", 10)
     moving.work()
     moving.done("managed-key", "rotate")
     document = moving.done("main-key", "replace", "acme/production", "managed:", "--dry-run")

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
 from schemas.states import Mode, RepackState, Stage
@@ -19,6 +17,7 @@ from workers.planner import cut_children
 from workers.plans import KEYS_IN_SHRED_SHARD, plan_move
 from workers.probe import Probe, probe_replacement
 from workers.services import Services
+from workers.store.database import Connection
 from workers.store.environments import Environment, TopVersion, count_keys, live_tops
 from workers.store.repacks import Repack, list_repacks, open_repack
 from workers.store.shards import progress
