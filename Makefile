@@ -18,7 +18,7 @@ PYTEST_FLAGS ?=
 # Tests that start worker processes run one at a time: they measure leases and deadlines on the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo up test check bench bench-fair soak constraints
+.PHONY: help setup demo up test check bench bench-fair bench-peers bench-growth bench-large soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
@@ -51,6 +51,16 @@ bench: $(VENV)/.dev ## Measure what is promised in figures: repacks beside the c
 
 bench-fair: $(VENV)/.dev ## Measure who waits: 999 small environments beside one of a million keys, within a budget
 	$(BIN)/python -m tests.bench --only fair,polite $(BENCH_FLAGS)
+
+bench-peers: $(VENV)/.dev ## Measure OpenBao's transit rewrap beside it, over as many rows in one PostgreSQL
+	$(BIN)/python -m tests.bench --only peers $(BENCH_FLAGS)
+
+bench-growth: $(VENV)/.dev ## Measure 10,000, 100,000 and 1,000,000 data keys, one after the other
+	$(BIN)/python -m tests.bench --only growth $(BENCH_FLAGS)
+
+bench-large: $(VENV)/.dev ## The same on PostgreSQL up to 10,000,000, and draw deploy/growth.svg
+	$(BIN)/python -m tests.bench --only growth --growth-databases postgresql \
+	  --sizes 10000,100000,1000000,10000000 --curve deploy/growth.svg $(BENCH_FLAGS)
 
 soak: $(VENV)/.dev ## Kill, lose, double and refuse at random while repacks run; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK_FLAGS)

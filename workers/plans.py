@@ -19,8 +19,8 @@ from workers.store.trees import child_counts, deepest_level, split_parent, wrapp
 ROOTS_IN_SHARD = 256
 """Roots are few and slow (a KMS call each): small shards let every worker take part."""
 
-KEYS_IN_SHRED_SHARD = 2000
-"""Wrapping keys whose old versions one worker proves unused at a time."""
+KEYS_IN_SHRED_SHARD = 50
+"""Wrapping keys whose old versions one worker proves unused at a time: each proof looks at all that hung from them."""
 
 
 def plan_move(connection: Connection, environment: Environment) -> list[Range]:

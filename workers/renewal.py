@@ -81,6 +81,7 @@ class RenewWalk:
         else:
             fresh, refused = self._mint_children(rows)
             self._refused |= refused.keys()
+        run.watch.lap("mint")
         reach(Point.MINT_PREPARED)
         return MintBatch(
             run=run,
@@ -123,14 +124,19 @@ class RenewWalk:
         chunk_end = (self._chunk[-1].id, END)
         upto = min(self._shard.upto, chunk_end)
         with run.services.database.read() as connection:
-            groups = run.services.pages.read(
-                connection, run.environment.id, self._shard.level + 1, after=cursor, upto=upto, limit=limit
-            )
-        full = sum(len(group.ids) for group in groups) >= limit
-        is_last = not full and (len(self._chunk) < self._limit or upto == self._shard.upto)
-        reached = last_cursor(groups) if full else upto
+            groups = self._page(connection, after=cursor, upto=upto, limit=limit)
+            reached = last_cursor(groups) if sum(len(group.ids) for group in groups) >= limit else upto
+            # A page may be full and the last one: to look is cheaper than a batch of nothing.
+            if reached[0] == upto[0] and not self._page(connection, after=reached, upto=upto, limit=1):
+                reached = upto
+        run.watch.lap("read")
+        is_last = reached == upto and (len(self._chunk) < self._limit or upto == self._shard.upto)
         parents = {row.id: row for row in self._chunk}
         return prepare_rewrap(run, groups, parents, stage=Stage.RENEW, cursor=reached, is_last=is_last)
+
+    def _page(self, connection: Connection, *, after: Cursor, upto: Cursor, limit: int) -> list[Group]:
+        environment, level = self._run.environment.id, self._shard.level + 1
+        return self._run.services.pages.read(connection, environment, level, after=after, upto=upto, limit=limit)
 
 
 def prepare_rewrap(
@@ -149,6 +155,7 @@ def prepare_rewrap(
     calls = services.kms.total_calls()
     stale = [group for group in groups if group.parent_version != _active(group, parents)]
     opened = services.chain.open(environment, _pairs(stale, parents))
+    run.watch.lap("open")
     reach(Point.RENEW_OPENED)
     seen = sum(len(group.ids) for group in groups)
     batch = RewrapBatch(
@@ -187,6 +194,7 @@ def _rewrapped(
         environment=run.environment.environment_id,
         parent=parents[group.parent].key_id,
         random=run.services.random,
+        lap=run.watch.lap,
     )
 
 

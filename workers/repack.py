@@ -40,6 +40,7 @@ from workers.retry import again_after_conflict
 from workers.services import Services
 from workers.shredding import ShredWalk
 from workers.steering import block, look_again, park_until_room
+from workers.stopwatch import Stopwatch
 from workers.store import shards
 from workers.store.database import Connection
 from workers.store.environments import (
@@ -257,16 +258,20 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         environment = get_environment(connection, repack.environment)
     if repack.state == RepackState.BLOCKED:
         repack = look_again(services, repack)
-    turn = Turn(services, repack_id)
+    turn, watch = Turn(services, repack_id), Stopwatch()
     try:
         while repack.is_running and not turn.is_over():
             run, shard = _claim(services, repack)
+            watch.lap("claim")
             repack, environment = run.repack, run.environment
             if shard is not None:
                 reach(Point.SHARD_CLAIMED)
                 walk_shard(run, shard, turn)
+                watch.lap("walk")
             elif not (repack.is_running and advance(services, repack)):
                 return False  # other workers hold what is left; the last one of them goes on
+            else:
+                watch.lap("plan")
     except KmsBudgetSpent as error:
         log.info("slice.found_budget_spent", repack=str(repack.repack_id), why=error.why)
     except (KmsRefused, KmsUnreachable) as error:
@@ -284,6 +289,9 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         if isinstance(error, LeaseLost):
             services.counters.count(LEASE_LOSSES)
         log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))
+    finally:
+        watch.lap("leave")
+        log.debug("slice.left", repack=str(repack.repack_id), seconds=watch.spent())
     return repack.is_running
 
 
@@ -314,6 +322,7 @@ def walk_shard(run: Run, shard: Shard, turn: Turn) -> None:
         while not done:
             begun = run.services.clock()
             batch = walk.prepare(shard.cursor)
+            run.watch.lap("prepare")
             shard = commit_batch(run, shard, batch)
             run.services.counters.observe(BATCH_SECONDS, shard.stage.value, seconds=run.services.clock() - begun)
             if batch.failure is not None:
@@ -325,6 +334,8 @@ def walk_shard(run: Run, shard: Shard, turn: Turn) -> None:
         if not done:
             reach(Point.SHARD_LEFT)
             _release(run, shard)
+        facts = {"repack": str(run.repack.repack_id), "stage": shard.stage.value, "done": done}
+        log.debug("shard.left", shard=shard.id, **facts, seconds=run.watch.spent())
 
 
 @again_after_conflict
@@ -352,7 +363,9 @@ def commit_batch(run: Run, shard: Shard, batch: Batch) -> Shard:
             lease_seconds=settings.lease_seconds,
         )
         _tell_quarantine(connection, run, tally)
+        run.watch.lap("write")
         reach(WRITTEN[shard.stage])
+    run.watch.lap("commit")
     reach(COMMITTED[shard.stage])
     batch.written()
     log.debug("shard.checkpointed", shard=shard.id, seen=tally.seen, rewrapped=tally.rewrapped)
@@ -380,6 +393,9 @@ def advance(services: Services, repack: Repack) -> bool:
 
     Every worker may try: the step is taken under the locks of environment and repack, by whoever comes first.
     """
+    with services.database.read() as connection:
+        if shards.count_unfinished(connection, repack.id)[0]:
+            return False  # no plan is read for nothing
     following = next_stage(services, repack)
     ranges = plan_stage(services, repack, following) if following else []
     reach(Point.STAGE_PLANNED)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from workers.errors import KmsRefused, KmsUnreachable
 from workers.services import Services
+from workers.stopwatch import Stopwatch
 from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.pages import Cursor
@@ -26,6 +27,7 @@ class Run:
     services: Services
     repack: Repack
     environment: Environment
+    watch: Stopwatch = field(default_factory=Stopwatch, compare=False)
 
 
 def traced(name: str) -> Callable[[Callable[Concatenate[Run, Shard, P], T]], Callable[Concatenate[Run, Shard, P], T]]:

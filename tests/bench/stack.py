@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from producers.publisher import KombuPublisher, publish_event
 from schemas.events import Event
+from tests.bench.seeding import seed_data_keys
 from tests.servers import running_postgresql
 from workers.compose import build_services
 from workers.embedded.ports import free_port
@@ -30,9 +31,11 @@ from workers.store.environments import Environment
 from workers.store.repacks import Repack, latest_repack
 from workers.store.schema import migrate
 
-CREATED_AT_ONCE = 5000
 LEASE_SECONDS = 10
 SWEEP_SECONDS = 2
+LOOK_SECONDS = 0.25
+"""Between two looks at a repack: they cost what is measured, and the times are the database's own."""
+
 PATIENCE_SECONDS = 1800
 """How long a repack may take before a bench gives up."""
 
@@ -47,6 +50,7 @@ class Bench:
     simulator: SimulatorClient
     publisher: KombuPublisher
     workers: list[str]
+    database_url: str
 
     @property
     def keyring(self) -> Keyring:
@@ -59,11 +63,7 @@ class Bench:
         environment = keyring.create_environment("bench", name, actor="bench")
         reference = environment.environment_id
         keyring.create_data_keys(reference, None, 4)
-        for number, hourly in enumerate(keyring.create_wrapping_keys(reference, None, roots)):
-            left = data_keys // roots + (number < data_keys % roots)
-            while left:
-                keyring.create_data_keys(reference, hourly, min(left, CREATED_AT_ONCE))
-                left -= min(left, CREATED_AT_ONCE)
+        seed_data_keys(self.services, environment, keyring.create_wrapping_keys(reference, None, roots), data_keys)
         return environment
 
     def replace(self, environment: Environment, main_key: str) -> None:
@@ -95,7 +95,7 @@ class Bench:
             repack = self.latest(environment)
             if repack is not None and (after is None or repack.id > after.id) and not repack.is_open:
                 return repack
-            time.sleep(0.1)
+            time.sleep(LOOK_SECONDS)
         raise TimeoutError(f"The repack of {environment} did not end in {PATIENCE_SECONDS} s.")
 
     def kill_worker(self, name: str) -> None:
@@ -106,6 +106,12 @@ class Bench:
         """The largest resident set that any worker process had, in MB: the kernel's own high-water mark."""
         peaks = [_peak_kb(pid) for name in self.workers for pid in _family(self.supervisor.pid(name))]
         return max(peaks, default=0) / 1024
+
+
+def seconds_of(repack: Repack) -> float:
+    """From its start to its end, by the database's clock."""
+    assert repack.ended_at is not None
+    return repack.ended_at - repack.created_at
 
 
 @contextmanager
@@ -139,6 +145,7 @@ def running_bench(kind: str, *, workers: int = 2, extra: dict[str, str] | None =
         _start(supervisor, "beat", variables, "beat")
         wait_for_simulator(supervisor, simulator)
         publisher = KombuPublisher(redis.url)
+        publisher.declare()  # what is published before a worker is up waits for it
         try:
             yield Bench(
                 folder=Path(folder),
@@ -147,6 +154,7 @@ def running_bench(kind: str, *, workers: int = 2, extra: dict[str, str] | None =
                 simulator=simulator,
                 publisher=publisher,
                 workers=names,
+                database_url=url,
             )
         finally:
             publisher.close()

@@ -123,7 +123,7 @@ def _sqlite(url: str, path: str | None) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a checkpoint that was committed survives a power cut (R4)
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA cache_size = -32000")
+        connection.execute("PRAGMA cache_size = -8000")  # kB: a batch's pages and the indexes' upper ones
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -119,17 +119,18 @@ def hanging_data(connection: Connection, links: Sequence[Link]) -> set[Pair]:
     """Those of these versions (of one environment and level) from which a data key hangs."""
     if not links:
         return set()
-    environment, level = links[0].environment, links[0].level + 1
-    columns = data_keys.c
-    query = (
-        select(columns.parent, columns.parent_version)
-        .where(
-            columns.environment == environment, columns.level == level, columns.parent.in_({link.id for link in links})
-        )
-        .where(tuple_(columns.parent, columns.parent_version).in_([link.pair for link in links]))
-        .distinct()
+    columns, versions = data_keys.c, wrapping_versions.c
+    # Each version by itself: as a condition on every data key below them, the list would be gone through for each.
+    hangs = select(1).where(
+        columns.environment == links[0].environment,
+        columns.level == links[0].level + 1,
+        columns.parent == versions.wrapping_key,
+        columns.parent_version == versions.version,
     )
-    return {(parent, version) for parent, version in connection.execute(query)}
+    query = select(versions.wrapping_key, versions.version).where(
+        tuple_(versions.wrapping_key, versions.version).in_([link.pair for link in links]), hangs.exists()
+    )
+    return {(key, version) for key, version in connection.execute(query)}
 
 
 def hanging_versions(connection: Connection, pairs: Sequence[Pair]) -> list[Link]:
