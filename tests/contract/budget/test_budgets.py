@@ -16,7 +16,8 @@ from workers.embedded.redis import RedisServer
 from workers.kms.budget import Bucket, Budget, Left, LocalBudget, Terms
 from workers.kms.shared_budget import KEY, SharedBudget, make_budget
 
-TERMS = Terms(rate=100.0, burst=20.0, live_share=0.2)
+TERMS = Terms(rate=1.0, burst=20.0, live_share=0.2)
+"""So slow that the time a test takes itself is of no account: Redis has a clock of its own."""
 SCOPE = "aws-kms:own/eu-west-1"
 
 
@@ -79,22 +80,22 @@ def test_background_calls_take_their_share_of_a_burst_and_no_more(rig: Rig) -> N
     """Of a burst of 20 a fifth is kept for live calls: 16 are taken, and the next one is told how long to wait."""
 
     async def script(budget: Budget) -> float:
-        assert await drain(budget) in (16, 17)  # one may have come back meanwhile, by a clock that is not ours
+        assert await drain(budget) == 16
         return await budget.take(SCOPE)
 
     wait = play(rig.make(TERMS), script)
-    assert 0 < wait <= 1 / 80 + 0.001
+    assert 1 < wait <= 1 / 0.8
 
 
 def test_the_rate_comes_back_evenly(rig: Rig) -> None:
-    """After a tenth of a second there are 8 of 100 calls a second, a fifth of which is not the background's."""
+    """After ten seconds there are 8 of 10 calls: a fifth of them is not the background's."""
 
     async def script(budget: Budget) -> int:
         await drain(budget)
-        rig.let_pass(0.1)
+        rig.let_pass(10)
         return await drain(budget)
 
-    assert play(rig.make(TERMS), script) in (8, 9)
+    assert play(rig.make(TERMS), script) == 8
 
 
 def test_live_calls_take_their_own_share_first(rig: Rig) -> None:
@@ -121,7 +122,7 @@ def test_what_live_calls_owe_is_not_owed_for_ever(rig: Rig) -> None:
         await budget.spend(SCOPE, 100_000)
         return await budget.take(SCOPE)
 
-    assert play(rig.make(TERMS), script) <= 21 / 80
+    assert play(rig.make(TERMS), script) <= 21 / 0.8
 
 
 def test_a_throttled_answer_halves_the_rate_and_time_brings_it_back(rig: Rig) -> None:
@@ -138,11 +139,11 @@ def test_a_throttled_answer_halves_the_rate_and_time_brings_it_back(rig: Rig) ->
         return rates
 
     halved, again, twice, later, whole = play(rig.make(TERMS), script)
-    assert halved == pytest.approx(50, abs=1)
-    assert again == pytest.approx(50, abs=1)
-    assert twice == pytest.approx(26, abs=1)
-    assert later == pytest.approx(51, abs=2)
-    assert whole == 100
+    assert halved == pytest.approx(0.5, abs=0.01)
+    assert again == pytest.approx(0.5, abs=0.01)
+    assert twice == pytest.approx(0.26, abs=0.01)
+    assert later == pytest.approx(0.51, abs=0.02)
+    assert whole == 1
 
 
 def test_however_often_it_is_halved_some_calls_are_left(rig: Rig) -> None:
@@ -155,7 +156,7 @@ def test_however_often_it_is_halved_some_calls_are_left(rig: Rig) -> None:
             await budget.slow_down(SCOPE)
         return (await look(budget)).rate
 
-    assert play(rig.make(TERMS), script) >= 100 / 64
+    assert play(rig.make(TERMS), script) >= 1 / 64
 
 
 def test_each_account_and_region_has_its_own(rig: Rig) -> None:
@@ -168,8 +169,8 @@ def test_each_account_and_region_has_its_own(rig: Rig) -> None:
         return {left.scope: left for left in await budget.left()}
 
     left = play(rig.make(TERMS), script)
-    assert left["aws-kms:own/us-east-1"].rate == left["aws-kms:own/us-east-1"].full_rate == 100
-    assert left[SCOPE].rate < 60
+    assert left["aws-kms:own/us-east-1"].rate == left["aws-kms:own/us-east-1"].full_rate == 1
+    assert left[SCOPE].rate < 0.6
 
 
 def test_processes_share_what_is_in_redis(redis_url: str) -> None:
@@ -186,8 +187,8 @@ def test_processes_share_what_is_in_redis(redis_url: str) -> None:
         return taken, rate
 
     taken, rate = asyncio.run(script())
-    assert taken <= 2
-    assert rate == pytest.approx(50, abs=1)
+    assert taken == 0
+    assert rate == pytest.approx(0.5, abs=0.01)
 
 
 def test_while_redis_is_away_each_process_takes_its_part(redis_server: RedisServer) -> None:
@@ -200,16 +201,16 @@ def test_while_redis_is_away_each_process_takes_its_part(redis_server: RedisServ
 
     nobody = redis_server.url.replace(f":{redis_server.port}", ":1")
     taken, seconds, left = play(make_budget(nobody, TERMS, processes=8), script)
-    assert 1 <= taken <= 3, "an eighth of a burst of 16"
+    assert taken == 2, "an eighth of a burst of 16"
     assert seconds < 1
-    assert left[0].full_rate == 100 / 8
+    assert left[0].full_rate == 1 / 8
 
 
 def test_without_a_redis_each_process_takes_its_part() -> None:
     """Another broker, and no Redis: the same."""
     budget = make_budget(None, TERMS, processes=4)
     assert isinstance(budget, LocalBudget)
-    assert play(budget, look_at_one).full_rate == 25
+    assert play(budget, look_at_one).full_rate == 0.25
 
 
 async def look_at_one(budget: Budget) -> Left:
@@ -228,7 +229,7 @@ def test_lua_and_python_count_alike(redis_url: str) -> None:
         ("halve", 2.0),
         ("take", 7.0),
     ]
-    full = {"rate": 100.0, "background": 16.0, "live": 4.0}
+    full = {"rate": 1.0, "background": 16.0, "live": 4.0}
     bucket = Bucket(terms=TERMS, at=0.0, **full)
     with closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
 
@@ -249,8 +250,8 @@ def test_lua_and_python_count_alike(redis_url: str) -> None:
                     await budget.slow_down(SCOPE)
                     bucket.halve()
                 left = await look(budget)
-                assert left.rate == pytest.approx(bucket.rate, abs=0.5)
-                assert left.background == pytest.approx(bucket.background, abs=1.5)
-                assert left.live == pytest.approx(bucket.live, abs=0.5)
+                assert left.rate == pytest.approx(bucket.rate, abs=0.02)
+                assert left.background == pytest.approx(bucket.background, abs=0.5)
+                assert left.live == pytest.approx(bucket.live, abs=0.2)
 
         play(SharedBudget(redis_url, TERMS, alone=LocalBudget(TERMS)), script)
