@@ -15,10 +15,10 @@ BENCH_FLAGS ?=
 MINUTES ?= 10
 SOAK_FLAGS ?=
 PYTEST_FLAGS ?=
-# Tests that start worker processes run one at a time: they measure leases and deadlines on the same cores.
+# Tests that start worker processes share a stack a process of the run; what is theirs to wait for leaves room for two.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo up test check bench bench-fair bench-peers bench-growth bench-large soak constraints
+.PHONY: help setup demo up test check bench bench-fair bench-peers bench-growth bench-large failpoints soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
@@ -37,7 +37,7 @@ up: $(VENV)/.runtime ## Start the same parts and stay up; Ctrl-C stops them all
 
 test: $(VENV)/.dev ## Run every test (a missing server skips; it fails where CI is set)
 	$(BIN)/python -m pytest -m "not acceptance" -n $(TEST_WORKERS) $(PYTEST_FLAGS)
-	$(BIN)/python -m pytest -m acceptance $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m acceptance -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import contracts, packaging
 	$(BIN)/ruff check .
@@ -61,6 +61,9 @@ bench-growth: $(VENV)/.dev ## Measure 10,000, 100,000 and 1,000,000 data keys, o
 bench-large: $(VENV)/.dev ## The same on PostgreSQL up to 10,000,000, and draw deploy/growth.svg
 	$(BIN)/python -m tests.bench --only growth --growth-databases postgresql \
 	  --sizes 10000,100000,1000000,10000000 --curve deploy/growth.svg $(BENCH_FLAGS)
+
+failpoints: $(VENV)/.dev ## Kill, fail, hang and delay at every boundary, on both databases (`make test` does half of it)
+	WHOLE_MATRIX=1 $(BIN)/python -m pytest tests/failpoints $(PYTEST_FLAGS)
 
 soak: $(VENV)/.dev ## Kill, lose, double and refuse at random while repacks run; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK_FLAGS)

@@ -23,6 +23,16 @@ from workers.embedded.redis import RedisServer
 DatabaseFactory = Callable[..., str]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Acceptance tests run two at a time (`--dist loadgroup`): those of one stack, or of one file, one by one."""
+    for item in items:
+        if item.get_closest_marker("acceptance"):
+            callspec = getattr(item, "callspec", None)
+            stack = callspec.params.get("stacks") if callspec is not None else None
+            item.add_marker(pytest.mark.xdist_group(str(stack or item.path.stem)))
+
+
 def missing(reason: str) -> NoReturn:
     """Skip on a laptop, fail where CI is set: there a skipped suite would pass for a green one."""
     if os.environ.get("CI"):
