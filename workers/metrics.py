@@ -61,7 +61,7 @@ class OverviewMetrics(Collector):
             return
         yield _gauge("database_up", "Whether the database answers.", 1)
         yield _gauge("broker_up", "Whether the broker answers.", overview.broker.answers)
-        for part in (_keys, _repacks, _queues, _processes, _main_keys, _promises, _timings):
+        for part in (_keys, _repacks, _queues, _processes, _main_keys, _budgets, _promises, _timings):
             yield from part(overview)
 
 
@@ -162,6 +162,22 @@ def _main_keys(overview: Overview) -> Iterator[Metric]:
         if name == KMS_CALLS:
             calls.add_metric(labels, value)
     yield calls
+
+
+def _budgets(overview: Overview) -> Iterator[Metric]:
+    """The scarcest of each kind of KMS: an account may be a tenant's, and is not named."""
+    kinds = sorted({budget.scope.partition(":")[0] for budget in overview.budgets})
+    ratio = GaugeMetricFamily(
+        PREFIX + "kms_budget_ratio", "Rate of KMS calls allowed now, of the one that was set.", labels=["kms"]
+    )
+    left = GaugeMetricFamily(PREFIX + "kms_budget_calls", "KMS calls that may be made at once.", labels=["kms", "use"])
+    for kind in kinds:
+        mine = [budget for budget in overview.budgets if budget.scope.partition(":")[0] == kind]
+        ratio.add_metric([kind], min(budget.rate / budget.full_rate for budget in mine))
+        left.add_metric([kind, "background"], min(budget.background for budget in mine))
+        left.add_metric([kind, "live"], min(budget.live for budget in mine))
+    yield ratio
+    yield left
 
 
 def _promises(overview: Overview) -> Iterator[Metric]:

@@ -6,7 +6,7 @@ Times are seconds since the epoch by the database's clock; None is "not known".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from uuid import UUID
 from producers.topology import QUEUES
 from schemas.states import RUNNING, RepackState, Stage
 from workers.counters import MESSAGES_TAKEN
+from workers.kms.budget import Left
 from workers.queues import Broker, BrokerCounts, QueueCount
 from workers.rates import Series
 from workers.settings import Settings
@@ -137,6 +138,7 @@ class Overview:
     rate: float | None  # keys rewrapped a second
     rates: Sequence[tuple[float, float]]  # of the last hour: (time, keys a second)
     counts: Mapping[Key, float]  # see `workers.counters`
+    budgets: Sequence[Left] = ()  # of KMS calls, by account and region
 
     @property
     def remaining(self) -> int:
@@ -147,8 +149,11 @@ class Overview:
 class Watch:
     """Looks, and remembers what rates need. One thread at a time."""
 
-    def __init__(self, database: Database, broker: Broker, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, broker: Broker, settings: Settings, *, budgets: Callable[[], Sequence[Left]] = list
+    ) -> None:
         self._database, self._broker, self._settings = database, broker, settings
+        self._budgets = budgets
         self._settled, self._settled_upto = Outcomes(), 0.0
         self._rewrapped = Series()
         self._taken = {name: Series() for name in QUEUES}
@@ -156,7 +161,7 @@ class Watch:
 
     def look(self) -> Overview:
         """How it is now. Raises DatabaseFailed; a broker that is away is said to be so."""
-        broker = self._broker.count()
+        broker, budgets = self._broker.count(), self._budgets()
         with self._database.read() as connection:
             now = read_clock(connection)
             counts = read_counts(connection)
@@ -186,6 +191,7 @@ class Watch:
                 rate=self._rewrapped.rate(RATE_SECONDS),
                 rates=self._rewrapped.points(),
                 counts=counts,
+                budgets=budgets,
             )
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from workers.cache import PlaintextCache
 from workers.chain import Chain
 from workers.counters import Counters
 from workers.epochs import Epochs
+from workers.kms.budget import Left
 from workers.kms.registry import KmsRegistry
 from workers.rewrap import RandomBytes
 from workers.settings import Settings
@@ -40,6 +41,10 @@ class Services:
     tracer: Tracer = field(default_factory=Untraced)
     clock: Callable[[], float] = time.monotonic
     random: RandomBytes = field(default=os.urandom, repr=False)
+
+    def budgets_left(self) -> list[Left]:
+        """What is left of the budgets of KMS calls, by account and region."""
+        return self.loop.run(self.kms.budget_left())
 
     def close(self) -> None:
         """Give connections back and drop plaintext."""

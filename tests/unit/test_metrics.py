@@ -13,6 +13,7 @@ from workers import canaries, locking, sweeper
 from workers.counters import KMS_CALLS, KMS_SECONDS, LOCK_NOTICE_SECONDS, Counters
 from workers.epochs import Epochs
 from workers.errors import DatabaseAway, KmsRefused
+from workers.kms.budget import Left
 from workers.kms.memory import MemoryKms
 from workers.kms.registry import KmsRegistry
 from workers.metrics import make_page
@@ -165,3 +166,19 @@ def test_the_way_of_a_lock_is_measured_to_each_process(world: World) -> None:
     assert counts[(LOCK_NOTICE_SECONDS + ".sum", ())] == pytest.approx(0.6, abs=0.01)
     assert counts[(LOCK_NOTICE_SECONDS + ".bucket", ("0.75",))] == 1
     assert counters.take_latest(LOCK_NOTICE_SECONDS) == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_scarcest_budget_of_each_kind_is_told_and_no_account(world: World) -> None:
+    """What is left of the KMS calls that a second allows; an account that is a tenant's own is not named."""
+    budgets = [
+        Left(scope="aws-kms:111122223333/eu-central-1", rate=1000, full_rate=1000, background=160, live=40),
+        Left(scope="aws-kms:444455556666/eu-central-1", rate=250, full_rate=1000, background=3, live=40),
+    ]
+    watch = Watch(world.main.database, broker_of(CLOSED_BROKER), world.main.settings, budgets=lambda: budgets)
+    _, body = make_page(watch.look)("")
+    samples = scraped(watch)
+    watch.close()
+    assert one(samples, "kms_budget_ratio", kms="aws-kms") == 0.25
+    assert one(samples, "kms_budget_calls", kms="aws-kms", use="background") == 3
+    assert one(samples, "kms_budget_calls", kms="aws-kms", use="live") == 40
+    assert b"444455556666" not in body

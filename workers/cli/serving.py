@@ -80,7 +80,8 @@ def _looking(worker: str | None = None, *, asks_once: bool = False) -> Iterator[
 
     with opened() as services:
         settings = services.settings
-        watch = Watch(services.database, broker_of(settings.broker_url.get_secret_value()), settings)
+        broker = broker_of(settings.broker_url.get_secret_value())
+        watch = Watch(services.database, broker, settings, budgets=services.budgets_left)
         look = SharedLook(watch.look)
         try:
             yield (

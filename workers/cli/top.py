@@ -37,7 +37,8 @@ def top(
 
     with opened() as services:
         settings = services.settings
-        watch = Watch(services.database, broker_of(settings.broker_url.get_secret_value()), settings)
+        broker = broker_of(settings.broker_url.get_secret_value())
+        watch = Watch(services.database, broker, settings, budgets=services.budgets_left)
         out = console()
         try:
             if once or wishes.json:

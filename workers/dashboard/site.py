@@ -78,7 +78,7 @@ COUNTS_SECONDS, INVENTORY_SECONDS = 120.0, 5.0
 def make_site(services: Services, broker: Broker, *, clock: Callable[[], float] = time.monotonic) -> Site:
     """The dashboard over these services. `close` it before them."""
     settings = services.settings
-    watch = Watch(services.database, broker, settings)
+    watch = Watch(services.database, broker, settings, budgets=services.budgets_left)
     return Site(
         services=services,
         users=Users(settings.users_file),
