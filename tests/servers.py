@@ -50,7 +50,9 @@ SETTINGS = {
     "log_line_prefix": "%m [%p] %d ",
     "deadlock_timeout": "200ms",  # a test that provokes one need not wait
 }
-LAX = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+LAX = {"fsync": "off", "full_page_writes": "off"}
+"""Not `synchronous_commit`: a commit that was told outlives the server's own death (SIGKILL), if not the machine's."""
+
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 

@@ -416,7 +416,7 @@ class Stack:
         """Every key opens to what it was born as, nothing is stale, and the audit chain is whole."""
         fresh = self.fresh_keyring()
         report = verify_environment(self.services, seeded.environment)
-        assert (report.broken, report.named) == (0, [])
+        assert (report.broken, report.named) == (0, []), report
         assert report.verified == seeded.all_keys
         assert (report.stale, report.draining) == (0, 0)
         assert {key: fresh.unwrap(key) for key in seeded.sample} == seeded.sample  # R1

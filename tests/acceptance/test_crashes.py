@@ -139,7 +139,7 @@ def test_a_broker_that_dies_and_comes_back_is_survived(stack: Stack) -> None:
     _still_runs(stack, seeded)
     stack.broker.start()
     repack = stack.ended(seeded.environment)
-    stack.check_deep(seeded, repack)
+    stack.check_deep(seeded, repack, takeovers=len(WORKERS))
     assert {name: stack.supervisor.pid(name) for name in WORKERS} == workers
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()), mode="shallow")
     stack.check_shallow(seeded, stack.ended(seeded.environment, after=repack))
