@@ -42,8 +42,10 @@
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
 
-  function clock(seconds) {
-    return new Date(seconds * 1000).toISOString().slice(11, 16) + " UTC";
+  // A tick's time in UTC; with seconds where ticks stand closer than a minute.
+  function clocks(ticks) {
+    const isClose = ticks.length > 1 && ticks[1] - ticks[0] < 60;
+    return ticks.map((tick) => new Date(tick * 1000).toISOString().slice(11, isClose ? 19 : 16) + (isClose ? "" : " UTC"));
   }
 
   function draw() {
@@ -62,7 +64,7 @@
       cursor: { y: false },
       scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 10)] } },
       series: [{}, { stroke: colour("--run"), fill: colour("--run-bg"), width: 2, points: { show: false } }],
-      axes: [{ ...axis, size: 34, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 70, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
+      axes: [{ ...axis, size: 34, values: (_, ticks) => clocks(ticks) }, { ...axis, size: 70, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
     }, data, place);
     new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 190 })).observe(place);
   }
