@@ -291,7 +291,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         log.info("slice.lost_race", repack=str(repack.repack_id), why=str(error))
     finally:
         watch.lap("leave")
-        log.debug("slice.left", repack=str(repack.repack_id), seconds=watch.spent())
+        log.debug("slice.ended", repack=str(repack.repack_id), seconds=watch.spent())
     return repack.is_running
 
 

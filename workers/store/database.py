@@ -73,6 +73,7 @@ class Database:
                 pool_pre_ping=True,
                 connect_args=POSTGRESQL,
             )
+            event.listen(self.engine, "connect", _commit_durably)
         else:
             raise NotConfigured(
                 f"{self.dialect} is no database keyrepack runs on.",
@@ -107,6 +108,19 @@ class Database:
     def close(self) -> None:
         """Give the connections back. After a fork, a child must not close its parent's: it makes its own Database."""
         self.engine.dispose()
+
+
+def _commit_durably(connection: Any, _record: Any) -> None:
+    """R1: what is committed outlives a crash of the server, whatever it, the database or the role are set to.
+
+    A version of a wrapping key that was committed and then lost would have wrapped keys that nothing opens. Stricter
+    settings (`remote_apply`) stay.
+    """
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false)"
+        " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+    )
+    connection.commit()
 
 
 def _sqlite(url: str, path: str | None) -> Engine:
