@@ -33,8 +33,8 @@ class PostgresqlPages:
         "SELECT id, uuid_send(key_id), fingerprint, coalesce(wrapped, ''::bytea) FROM data_keys"
         " WHERE id = ANY(%s::bigint[]) ORDER BY id"
     )
-    # No join: told by its statistics that hardly a row is of the old version, the planner walks the whole table for each
-    # batch, or even for each key. `width_bucket` finds a row's place among the ids by halves: they must be in order.
+    # No join: told by its statistics that hardly a row is of the old version, the planner walks the whole table for
+    # each batch, or even for each key. `width_bucket` finds a row's place among the ids by halves: they are in order.
     _SWAP = f"""
         UPDATE data_keys
         SET parent_version = %s,
