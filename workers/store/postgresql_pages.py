@@ -33,14 +33,13 @@ class PostgresqlPages:
         "SELECT id, uuid_send(key_id), fingerprint, coalesce(wrapped, ''::bytea) FROM data_keys"
         " WHERE id = ANY(%s::bigint[]) ORDER BY id"
     )
-    # No join, and the ids behind a SELECT: a planner that sees how many there are, or believes statistics that hardly a
-    # row is of the old version, walks the whole table, for each batch or even for each key. `width_bucket` finds a
-    # row's place among the ids by halves: they must be in order.
+    # No join: told by its statistics that hardly a row is of the old version, the planner walks the whole table for
+    # each batch, or even for each key. `width_bucket` finds a row's place among the ids by halves: they are in order.
     _SWAP = f"""
         UPDATE data_keys
         SET parent_version = %s,
             wrapped = substr(%b, (width_bucket(id, %b) - 1) * {WRAP_BYTES} + 1, {WRAP_BYTES})
-        WHERE id = ANY((SELECT %b)::bigint[]) AND parent_version = %s
+        WHERE id = ANY(%b) AND parent_version = %s
     """  # noqa: S608
 
     def read(
