@@ -18,7 +18,7 @@ PYTEST_FLAGS ?=
 # Tests that start worker processes share a stack a process of the run; what is theirs to wait for leaves room for two.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo up test check bench bench-fair bench-peers bench-growth bench-large failpoints soak constraints
+.PHONY: help setup demo up test unit acceptance check bench bench-fair bench-peers bench-growth bench-large failpoints soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
@@ -35,8 +35,12 @@ demo: $(VENV)/.runtime ## Run the main job on embedded parts: 100,000 data keys,
 up: $(VENV)/.runtime ## Start the same parts and stay up; Ctrl-C stops them all
 	$(BIN)/keyrepack up $(UP_FLAGS)
 
-test: $(VENV)/.dev ## Run every test but the failpoints' (a missing server skips; it fails where CI is set)
+test: unit acceptance ## Run every test but the failpoints' (a missing server skips; it fails where CI is set)
+
+unit: $(VENV)/.dev ## Run the tests that start no workers: rules, contracts, properties, real servers
 	$(BIN)/python -m pytest -m "not acceptance and not failpoints" -n $(TEST_WORKERS) $(PYTEST_FLAGS)
+
+acceptance: $(VENV)/.dev ## Run the tests of real processes
 	$(BIN)/python -m pytest -m acceptance -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import contracts, packaging

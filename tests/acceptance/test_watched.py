@@ -20,7 +20,7 @@ def test_every_queue_shows_that_it_is_served(stack: Stack) -> None:
 
     With the workers frozen, canaries wait in their queues: that is seen by their number and age.
     """
-    watch = Watch(stack.services.database, broker_of(stack.redis.url), stack.settings)
+    watch = Watch(stack.services.database, broker_of(stack.broker.url), stack.settings)
     seen = watch.look()
 
     def look() -> Overview:
