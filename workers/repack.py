@@ -260,7 +260,7 @@ def walk_slice(services: Services, repack_id: int) -> bool:
         repack = look_again(services, repack)
     turn, watch = Turn(services, repack_id), Stopwatch()
     try:
-        while repack.is_running and not turn.is_over():
+        while repack.is_running:
             run, shard = _claim(services, repack)
             watch.lap("claim")
             repack, environment = run.repack, run.environment
@@ -272,6 +272,8 @@ def walk_slice(services: Services, repack_id: int) -> bool:
                 return False  # other workers hold what is left; the last one of them goes on
             else:
                 watch.lap("plan")
+            if turn.is_over():  # never before a step was taken: a slice makes progress, however short it is
+                break
     except KmsBudgetSpent as error:
         log.info("slice.found_budget_spent", repack=str(repack.repack_id), why=error.why)
     except (KmsRefused, KmsUnreachable) as error:
