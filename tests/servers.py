@@ -101,7 +101,8 @@ class PostgresServer:
         if leader is not None:
             os.kill(leader, number)
             for child in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
-                os.kill(int(child), number)
+                with contextlib.suppress(ProcessLookupError):  # one whose client has left meanwhile
+                    os.kill(int(child), number)
 
     def url(self, database: str) -> str:
         """The SQLAlchemy URL of one of its databases."""

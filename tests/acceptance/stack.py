@@ -232,6 +232,15 @@ class Stack:
         """Wait until processes have ended."""
         self.wait_for(lambda: not set(names) & set(self.supervisor.running()), PATIENCE, f"{names} have ended")
 
+    def wait_until_ready(self, *names: str) -> None:
+        """Wait until workers take messages: before, SIGTERM ends Python itself."""
+
+        def are_ready() -> bool:
+            said = self.logs()
+            return all(" ready." in said.get(name, "") or "Task keyrepack" in said.get(name, "") for name in names)
+
+        self.wait_for(are_ready, PATIENCE, f"{names} take messages")
+
     def catch(self, environment: Environment, *, between_transactions: bool = False) -> str:
         """Stop a worker (SIGSTOP) at a moment at which it holds a lease, some batches into a stage; its name.
 

@@ -92,6 +92,7 @@ def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     seeded = stack.seed(data=9600)
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
     stack.started(seeded.environment, seen=100)
+    stack.wait_until_ready(*WORKERS)
     for name in WORKERS:
         stack.kill(name, signal.SIGTERM)
     stack.wait_until_gone(*WORKERS)
