@@ -127,6 +127,7 @@ def _links(connection: Connection, pairs: set[Pair]) -> dict[Pair, Link]:
 
 
 def as_link(row: Any) -> Link:
+    """A row of LINK as a value."""
     return Link(**dict(row) | {"state": VersionState(row["state"])})
 
 
