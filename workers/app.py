@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from math import inf
 from typing import Any
 
 from celery import Celery, Task, signals
-from kombu import Queue
+from kombu import Producer, Queue
 from kombu.exceptions import OperationalError
 
 from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, SENT_AT, URGENT, work_queues
@@ -38,6 +37,9 @@ WAKE_UP_LIFETIME = 120
 MAY_WAIT = {REPACKS: 64, HOUSEKEEPING: 8}
 """Wake-ups that wait in a queue at most: whoever answers one does what all of them were sent for. So a thousand repacks
 fill no queue, and eight of housekeeping's, with its ticks, are too many for none of them to publish the outbox."""
+
+ONCE_MORE: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2}
+"""A pooled connection outlives the broker it was to, and only its use tells: a new one is made, and tried once."""
 
 TRANSPORTS: dict[str, str] = {"redis": "workers.redis_transport:Transport"}
 """Our own kind of kombu's transport, by broker: where its own lets a stranger's bytes end a worker."""
@@ -87,29 +89,36 @@ class CeleryWaker:
     def _send(self, task: str, queue: str, *ids: int) -> bool:
         """Whether the broker took it, and its queue may take more."""
         try:
-            if self._waiting(queue) >= MAY_WAIT.get(queue, inf):
-                return False
-            self._celery.send_task(
-                task, args=ids, queue=queue, expires=WAKE_UP_LIFETIME, retry=False, confirm_timeout=PUBLISH_TIMEOUT
-            )
+            with self._celery.producer_pool.acquire(block=True, timeout=5) as producer:
+                if queue in MAY_WAIT and self._waiting(producer, queue) >= MAY_WAIT[queue]:
+                    return False
+                self._celery.send_task(
+                    task,
+                    args=ids,
+                    queue=queue,
+                    expires=WAKE_UP_LIFETIME,
+                    retry=True,
+                    retry_policy=ONCE_MORE,
+                    confirm_timeout=PUBLISH_TIMEOUT,
+                    producer=producer,
+                )
         except (OperationalError, OSError) as error:
             log.warning("wake_up.not_sent", task=task, error=type(error).__name__)
             return False
         return True
 
-    def _waiting(self, queue: str) -> int:
-        """Messages in a queue that nobody has taken. Nothing is asked of one that may hold any number."""
-        if queue not in MAY_WAIT:
-            return 0
-        known = self._celery.amqp.queues[queue]
-        with self._celery.producer_pool.acquire(block=True, timeout=5) as producer:
-            try:
-                found = producer.channel.queue_declare(
-                    queue, durable=known.durable, auto_delete=False, arguments=known.queue_arguments
-                )
-            except producer.connection.recoverable_connection_errors as error:
-                raise OperationalError(str(error)) from error
-        return int(found.message_count)
+    def _waiting(self, producer: Producer, name: str) -> int:
+        """Messages in a queue that nobody has taken."""
+        queue = self._celery.amqp.queues[name]
+
+        def ask() -> int:
+            found = producer.channel.queue_declare(
+                name, durable=queue.durable, auto_delete=False, arguments=queue.queue_arguments
+            )
+            return int(found.message_count)
+
+        waiting: int = producer.connection.ensure(producer, ask, **ONCE_MORE)()
+        return waiting
 
 
 def _canaries(seconds: float) -> dict[str, dict[str, Any]]:

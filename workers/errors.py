@@ -241,7 +241,8 @@ class WrapRefused(Permanent):
 class Finding:
     """One result of a probe. `ok` findings are kept too: they say what was looked at.
 
-    `statement`: the very IAM statement that is missing, where that is what is wrong.
+    `statement`: the very IAM statement that is missing, where that is what is wrong. `refusal`: what a bad one says of
+    its main key; None where it says nothing.
     """
 
     code: str
@@ -251,6 +252,7 @@ class Finding:
     remedy: str = ""
     statement: dict[str, Any] | None = None
     transient: bool = False  # the KMS did not answer: nothing follows from it about the key
+    refusal: Cause | None = None
 
 
 class ProbeUnanswered(Transient):

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from schemas.keys import KEY_BYTES, KeyKind, MainKeyUri
-from workers.errors import Finding, KmsRefused, KmsUnreachable, ProbeFailed, ProbeUnanswered, WrapRefused
+from workers.errors import (
+    Finding,
+    KmsBudgetSpent,
+    KmsRefused,
+    KmsUnreachable,
+    ProbeFailed,
+    ProbeUnanswered,
+    WrapRefused,
+)
 from workers.kms.port import encryption_context
 from workers.policies import missing_statement
 from workers.services import Services
@@ -145,4 +153,5 @@ def _bad(services: Services, environment: Environment, error: KmsRefused | KmsUn
         remedy=error.remedy,
         statement=statement,
         transient=isinstance(error, KmsUnreachable),
+        refusal=None if isinstance(error, KmsBudgetSpent) else error.cause,
     )

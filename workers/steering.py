@@ -166,8 +166,12 @@ def retry(services: Services, repack: Repack, *, actor: str, reason: str = "") -
 
 def block(services: Services, repack: Repack, error: KmsRefused | KmsUnreachable) -> Repack:
     """Park a repack whose main key is away, with a typed reason; it looks again by itself."""
-    side = SOURCE if error.main_key == repack.source_key != repack.target_key else TARGET
+    side = _side(repack, error.main_key)
     return _park(services, repack, side, error.cause.value, str(error), main_key=error.main_key)
+
+
+def _side(repack: Repack, main_key: str) -> str:
+    return SOURCE if main_key == repack.source_key != repack.target_key else TARGET
 
 
 def park_until_room(services: Services, repack: Repack, error: DatabaseFull) -> None:
@@ -212,12 +216,13 @@ def look_again(services: Services, repack: Repack) -> Repack:
         is_locked = get_environment(connection, repack.environment).lock_cause is not None
     if is_locked or (repack.probe_at is not None and services.database.now() < repack.probe_at):
         return repack
-    failed = _still_full(services) if repack.block_side == DATABASE_SIDE else _first_failure(services, repack)
+    is_full = repack.block_side == DATABASE_SIDE
+    what_holds = _still_full(services) if is_full else _first_failure(services, repack)
 
     def write(connection: Connection, current: Repack) -> Repack:
         if current.state != RepackState.BLOCKED or current.probes != repack.probes:
             return current
-        if failed is None:
+        if what_holds is None:
             return change_state(
                 connection,
                 current,
@@ -229,31 +234,35 @@ def look_again(services: Services, repack: Repack) -> Repack:
             )
         settings, probes = services.settings, current.probes + 1
         wait = min(settings.kms_probe_max_seconds, settings.kms_probe_seconds * 2 ** min(probes, 16))
-        return set_columns(
-            connection, current, probes=probes, probe_at=read_clock(connection) + wait, block_detail=failed
-        )
+        return set_columns(connection, current, probes=probes, probe_at=read_clock(connection) + wait, **what_holds)
 
     return _steer(services, repack, write)
 
 
-def _still_full(services: Services) -> str | None:
+def _still_full(services: Services) -> dict[str, str] | None:
     """Why the database takes nothing yet. Room for a few batches is wanted, or the run would only stumble on."""
     try:
         require_room(services.database)
     except DatabaseFailed as error:
-        return str(error)
+        return {"block_detail": str(error)}
     return None
 
 
-def _first_failure(services: Services, repack: Repack) -> str | None:
-    """What is still wrong with the main keys that a repack needs now."""
+def _first_failure(services: Services, repack: Repack) -> dict[str, str] | None:
+    """What is still wrong with the main keys that a repack needs now: it may be something else by now."""
     with services.database.read() as connection:
         environment = get_environment(connection, repack.environment)
     # R1: a quarantined root keeps the move open into the renewal, and new roots are wrapped under both.
     needed = repack.source_key if repack.move_closed_at is None else repack.target_key
     source = TopVersion(version=0, main_key=needed, generation=None, state=TopState.ACTIVE)
     probe = probe_replacement(services, environment, source, MainKeyUri.parse(repack.target_key))
-    return next((finding.cause for finding in probe.findings if not finding.ok), None)
+    bad = next((finding for finding in probe.findings if not finding.ok), None)
+    if bad is None:
+        return None
+    seen = {"block_detail": bad.cause}
+    if bad.refusal is not None:
+        seen |= {"block_side": _side(repack, bad.main_key), "block_cause": bad.refusal.value}
+    return seen
 
 
 def _is_held(repack: Repack) -> bool:

@@ -49,7 +49,7 @@ def test_a_key_that_goes_away_in_mid_move_blocks_and_comes_back(
     seeded, repack = _begin(stack, str(keys["source"]), str(keys["target"]))
     stack.simulator.set_state(keys[side].name, state)
     blocked = stack.in_state(repack, RepackState.BLOCKED)
-    assert (blocked.block_side, blocked.block_cause) == (side, cause)
+    assert (blocked.block_side, blocked.block_cause) == (side, cause), blocked.block_detail
     assert blocked.move_closed_at is None
     stack.wait_for(lambda: stack.repack(seeded.environment).probes >= 1, PATIENCE, "it looked again")  # type: ignore[union-attr]
     assert stack.repack(seeded.environment).state == RepackState.BLOCKED  # type: ignore[union-attr]

@@ -217,6 +217,24 @@ def test_blocks_and_goes_on_by_itself(world: World, name: str, side: str, mode: 
     assert told.count("repack.blocked") == told.count("repack.resumed") == 1
 
 
+def test_a_block_says_what_holds_it_now(world: World) -> None:
+    """What was silent turns out to be disabled, and then the other key's: each look says side and cause anew."""
+    environment = world.environment()
+    usual_tree(world, environment)
+    repack = world.start(environment, "memory:b", Mode.DEEP)
+    world.kms.set_state("b", Cause.UNREACHABLE)
+    assert world.run(repack).block_cause == "unreachable"
+    assert world.clock is not None
+    for name, cause, side in (("b", Cause.DISABLED, "target"), ("a", Cause.DENIED, "source")):
+        world.kms.set_state("b", None)
+        world.kms.set_state(name, cause)
+        world.clock.let_pass(60)
+        assert not walk_slice(world.main, repack.id)
+        blocked = world.look(repack)
+        assert (blocked.state, blocked.block_side, blocked.block_cause) == (S.BLOCKED, side, cause.value)
+        assert cause.value in (blocked.block_detail or "")
+
+
 def test_blocked_in_renewal_by_the_new_key_alone(world: World) -> None:
     """Once the move has closed the old main key is needed for nothing; only the new one can block."""
     environment = world.environment()

@@ -27,7 +27,7 @@ from workers.kms.aws_failures import STATE_CODES, VENDOR_ERRORS, Failure, Region
 from workers.kms.aws_permissions import ACTIONS
 from workers.kms.aws_regions import RegionMemory
 from workers.kms.aws_roles import ASSUME_ROLE, RoleNotAssumed, attempts_of
-from workers.kms.budget import Meter
+from workers.kms.budget import Meter, live
 from workers.kms.port import Context, Description, Opened, RootWrap
 from workers.logs import log
 
@@ -260,8 +260,10 @@ class AwsMainKey:
         return failure.translated() if cause in {Cause.DENIED, Cause.WRONG_USAGE} else failure.changing()
 
     async def _why_unusable(self) -> Cause | KmsUnreachable | None:
+        """What DescribeKey says. It waits for no turn: without its answer a refusal would pass for silence."""
         try:
-            await self.describe()
+            with live():
+                await self.describe()
         except KmsRefused as refused:
             return refused.cause
         except KmsUnreachable as unreachable:

@@ -13,7 +13,7 @@ import pytest
 from schemas.keys import MainKeyUri
 from workers.aio import Loop
 from workers.embedded.simulator import SimulatorClient
-from workers.errors import KmsBudgetSpent, KmsThrottled
+from workers.errors import Cause, KmsBudgetSpent, KmsRefused, KmsThrottled
 from workers.kms.aws import AwsKms, budget_scope
 from workers.kms.aws_access import Role
 from workers.kms.budget import LocalBudget, Meter, Terms, background, is_background, live
@@ -138,6 +138,25 @@ def test_background_calls_to_aws_wait_and_live_ones_do_not(simulator: SimulatorC
         with background(), pytest.raises(KmsBudgetSpent):
             await key.unwrap(wrap.blob, CONTEXT)
         await key.unwrap(wrap.blob, CONTEXT)
+
+    run(kms, meter, play)
+
+
+def test_a_refusal_is_looked_into_though_nothing_is_left(simulator: SimulatorClient) -> None:
+    """A refused move asks which key refuses and why: without a turn for that it would pass for a KMS that is away."""
+    meter = metered(rate=1.0, burst=3.0)
+    kms = AwsKms(meter=meter, attempts=1)
+    old, new = simulator.create_main_key(), simulator.create_main_key()
+
+    async def play() -> None:
+        _, wrap = await kms.main_key(old).generate(CONTEXT)
+        simulator.set_state(new.name, "Disabled")
+        assert meter.budget is not None
+        (left,) = await meter.budget.left()
+        assert 1 <= left.background < 2, "one call, the move's own"
+        with background(), pytest.raises(KmsRefused) as caught:
+            await kms.main_key(new).rewrap(wrap.blob, CONTEXT, old)
+        assert (caught.value.cause, caught.value.main_key) == (Cause.DISABLED, str(new))
 
     run(kms, meter, play)
 
