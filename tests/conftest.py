@@ -23,14 +23,28 @@ from workers.embedded.redis import RedisServer
 DatabaseFactory = Callable[..., str]
 
 
+LONGEST = ("postgresql", "sqlite", "test_soak", "test_dashboard", "test_cli", "test_demo")
+"""Groups of acceptance tests that take a minute or more, in the order in which they begin: nothing long comes last."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Acceptance tests run two at a time (`--dist loadgroup`): those of one stack, or of one file, one by one."""
-    for item in items:
-        if item.get_closest_marker("acceptance"):
-            callspec = getattr(item, "callspec", None)
-            stack = callspec.params.get("stacks") if callspec is not None else None
-            item.add_marker(pytest.mark.xdist_group(str(stack or item.path.stem)))
+    """Acceptance tests run beside each other (`--dist loadgroup`): those of one stack, or of one file, one by one."""
+    grouped = [(_group_of(item), item) for item in items if item.get_closest_marker("acceptance")]
+    for group, item in grouped:
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = {group: place for place, group in enumerate(LONGEST)}
+    ordered = sorted(grouped, key=lambda pair: order.get(pair[0], len(order)))
+    items[:] = [*(item for _, item in ordered), *(item for item in items if not item.get_closest_marker("acceptance"))]
+
+
+def _group_of(item: pytest.Item) -> str:
+    """One stack, one broker of the contracts' own, one file."""
+    if "contract" in item.path.parts:
+        return "brokers"
+    callspec = getattr(item, "callspec", None)
+    stack = callspec.params.get("stacks") if callspec is not None else None
+    return str(stack or item.path.stem)
 
 
 def missing(reason: str) -> NoReturn:

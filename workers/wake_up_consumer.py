@@ -7,6 +7,7 @@ RabbitMQ puts it among its dead letters, other brokers forget it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.worker.consumer import Consumer
@@ -19,6 +20,11 @@ from workers.errors import DatabaseFailed
 from workers.logs import log
 from workers.store import inbox
 from workers.wake_ups import WakeUpRefused, body_of, require_wake_up
+
+RECONNECT: dict[str, float] = {"interval_start": 0.2, "interval_step": 0.4, "interval_max": 3.0}
+"""Seconds between two tries to reach a broker that is away. Celery's own grow to 30: so long after the broker is back
+its workers would stand idle.
+"""
 
 
 class WakeUpConsumer(Consumer):
@@ -35,6 +41,11 @@ class WakeUpConsumer(Consumer):
         if has_dead_letters(connection.default_channel):
             dead_letters()(connection.default_channel).declare()
         return connection
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """See Consumer.ensure_connected."""
+        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT)
+        return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """See Consumer.create_task_handler."""

@@ -30,21 +30,6 @@ PAIRS = {"sqlite": "redis", "postgresql": "rabbitmq", "postgresql+redis": "redis
 """The broker of each kind of stack."""
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one stack stand together: each change from one to the other starts it anew."""
-    mine = [index for index, item in enumerate(items) if _database_of(item)]
-    ordered = sorted((items[index] for index in mine), key=_database_of, reverse=True)
-    for index, item in zip(mine, ordered, strict=True):
-        items[index] = item
-
-
-def _database_of(item: pytest.Item) -> str:
-    """The database of a test that uses a stack; nothing for others."""
-    callspec = getattr(item, "callspec", None)
-    return str(callspec.params.get("stacks", "")) if callspec is not None else ""
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.acceptance
 FORGETS_SECONDS = 2.0
 """How often the broker forgets: RabbitMQ drops the consumers of a queue that is gone, and they need a moment."""
 
-AWAY_SECONDS = 20.0
+AWAY_SECONDS = 6.0
 """How long the broker stays away: longer than a lease, a slice and all that a worker does before it looks again."""
 
 
