@@ -17,7 +17,7 @@ SOAK_FLAGS ?=
 PYTEST_FLAGS ?=
 # Unit tests keep two cores busy; those of real processes wait half of the time, and share a stack a process of the run.
 TEST_WORKERS ?= 2
-ACCEPTANCE_WORKERS ?= 3
+ACCEPTANCE_WORKERS ?= 2
 
 .PHONY: help setup demo up test unit acceptance check bench bench-fair bench-peers bench-growth bench-large failpoints soak constraints
 
