@@ -19,7 +19,7 @@ PYTEST_FLAGS ?=
 TEST_WORKERS ?= 2
 ACCEPTANCE_WORKERS ?= 2
 
-.PHONY: help setup demo up test unit acceptance check bench bench-fair bench-peers bench-growth bench-large failpoints soak constraints
+.PHONY: help setup demo up test unit acceptance check bench bench-fair bench-peers bench-growth bench-large bench-watched failpoints soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
@@ -66,6 +66,9 @@ bench-growth: $(VENV)/.dev ## Measure 10,000, 100,000 and 1,000,000 data keys, o
 bench-large: $(VENV)/.dev ## The same on PostgreSQL up to 10,000,000, and draw deploy/growth.svg
 	$(BIN)/python -m tests.bench --only growth --growth-databases postgresql \
 	  --sizes 10000,100000,1000000,10000000 --curve deploy/growth.svg $(BENCH_FLAGS)
+
+bench-watched: $(VENV)/.dev ## Measure what 50 browsers on the dashboard cost a repack of a million keys
+	$(BIN)/python -m tests.bench --only watched $(BENCH_FLAGS)
 
 failpoints: $(VENV)/.dev ## Kill, fail, hang and delay at every boundary, on both databases
 	$(BIN)/python -m pytest tests/failpoints $(PYTEST_FLAGS)

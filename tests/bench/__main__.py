@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import fair, growth, peers, phases, polite, polling, repack, restriction, revocation, rotation
+from tests.bench import fair, growth, peers, phases, polite, polling, repack, restriction, revocation, rotation, watched
 from tests.bench.outcome import Bench, Outcome, console
 
 BENCHES: dict[str, Bench] = {
@@ -21,11 +21,12 @@ BENCHES: dict[str, Bench] = {
     "polite": polite,
     "peers": peers,
     "growth": growth,
+    "watched": watched,
 }
 """By name, in the order in which they run."""
 
-UNASKED = [name for name in BENCHES if name not in ("peers", "growth")]
-"""What a plain `make bench` runs: these two take their time, and have targets of their own."""
+UNASKED = [name for name in BENCHES if name not in ("peers", "growth", "watched")]
+"""What a plain `make bench` runs: these three take their time, and have targets of their own."""
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ class Attempts:
             return max(self._wait(key, most) for key, most in _keys(name, address))
 
     def failed(self, name: str, address: str) -> None:
-        """A wrong password."""
+        """A wrong password; or one that is about to be tried, until it `succeeded`."""
         with self._lock:
             for key, most in _keys(name, address):
                 failures = self._failures.pop(key, deque(maxlen=most))
@@ -40,9 +40,13 @@ class Attempts:
                 self._failures.pop(next(iter(self._failures)))
 
     def succeeded(self, name: str, address: str) -> None:
-        """The right one: what came before is forgiven to the name at this address, and to nobody else."""
+        """The right one: this try was no failure. What came before it is forgiven to the name at this address alone."""
         with self._lock:
-            self._failures.pop(f"pair:{address}:{name}", None)
+            pair, *others = (key for key, _ in _keys(name, address))
+            self._failures.pop(pair, None)
+            for key in others:
+                if failures := self._failures.get(key):
+                    failures.pop()
 
     def _wait(self, key: str, most: int) -> float:
         failures = self._failures.get(key, deque())

@@ -16,7 +16,7 @@ from workers.dashboard.acts import NEEDS_WORKERS, require_broker
 from workers.dashboard.glance import Seen
 from workers.dashboard.guard import CSRF_FIELD, admit, read_body, require_own_page, require_token
 from workers.dashboard.refusals import Malformed, MustChoose, SignInNeeded, status_of
-from workers.dashboard.rendering import render
+from workers.dashboard.rendering import render, render_block
 from workers.dashboard.routes import Act, Ask, View
 from workers.dashboard.signing_in import MAX_FORM_BYTES, read_form
 from workers.dashboard.site import Site, Visitor
@@ -25,6 +25,9 @@ from workers.errors import DatabaseAway
 from workers.logs import log
 
 Endpoint = Callable[[Request], Any]
+
+PARTS = frozenset({"actions"})
+"""Blocks that a page's script asks for again, by the id of the element that they are."""
 
 
 def page_of(site: Site, view: View) -> Endpoint:
@@ -84,11 +87,13 @@ def checked(model: type[BaseModel], fields: Mapping[str, Any]) -> Any:
         raise Malformed.of(error) from None
 
 
-def shared(site: Site, visitor: Visitor, *, section: str, title: str, path: str) -> dict[str, Any]:
-    """What every page needs besides its document."""
+def shared(
+    site: Site, visitor: Visitor, *, section: str, title: str, path: str, is_whole: bool = True
+) -> dict[str, Any]:
+    """What every page needs besides its document. A part of one does not say what the next page is to say."""
     session = visitor.session
     flash = ""
-    if session is not None:
+    if session is not None and is_whole:
         flash, session.flash = session.flash, ""
     return {
         "visitor": visitor, "csrf": session.csrf if session else "", "section": section, "title": title, "path": path,
@@ -105,9 +110,13 @@ def seen_or_none(site: Site) -> Seen | None:
 
 
 def _render_view(view: View, ask: Ask, request: Request) -> str:
-    values = shared(ask.site, ask.visitor, section=view.is_in, title=view.title, path=request.url.path)
-    document = view.read(ask)
-    live = f"/live{request.url.path}" + (f"?{request.url.query}" if request.url.query else "") if view.live else ""
+    part = request.headers.get("hx-target", "")
+    is_whole, path = part not in PARTS, request.url.path
+    values = shared(ask.site, ask.visitor, section=view.is_in, title=view.title, path=path, is_whole=is_whole)
+    document = ask.site.readings.share(f"{path}?{ask.form!r}", lambda: view.read(ask))
+    if not is_whole:
+        return render_block(view.template, part, {"document": document, **values})
+    live = f"/live{path}" + (f"?{request.url.query}" if request.url.query else "") if view.live else ""
     following = _following(request, document)
     return render(view.template, document=document, live=live, following=following, **values)
 

@@ -43,6 +43,13 @@ def render(template: str, **values: Any) -> str:
     return ENVIRONMENT.get_template(template).render(values)
 
 
+def render_block(template: str, name: str, values: Mapping[str, Any]) -> str:
+    """One block of a page; empty where the page has none of that name."""
+    page = ENVIRONMENT.get_template(template)
+    block = page.blocks.get(name)
+    return "".join(block(page.new_context(dict(values)))) if block is not None else ""
+
+
 def render_regions(template: str, values: Mapping[str, Any]) -> dict[str, str]:
     """The regions of a page that follow what happens, by name."""
     found: dict[str, str] = {}

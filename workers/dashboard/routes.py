@@ -53,7 +53,7 @@ class View:
     name: str
     path: str
     title: str
-    read: Callable[[Ask], Document]
+    read: Callable[[Ask], Document]  # the same for whoever asks: many who ask at once share it
     query: type[BaseModel] = Nothing
     role: Role = Role.VIEWER
     section: str = ""  # of the menu; empty: its own name

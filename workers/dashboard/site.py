@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from workers.dashboard.attempts import Attempts
 from workers.dashboard.counts import Counts, count
@@ -15,6 +16,7 @@ from workers.dashboard.kept import Kept
 from workers.dashboard.live import Live
 from workers.dashboard.pending import Pending
 from workers.dashboard.provider import Provider
+from workers.dashboard.readings import Readings
 from workers.dashboard.sessions import Session, Sessions
 from workers.dashboard.users import Role, Users
 from workers.inventory import MainKeyView, list_main_keys
@@ -55,6 +57,7 @@ class Site:
     counts: Kept[int, Counts]  # of an environment's keys
     inventory: Kept[None, list[MainKeyView]]
     pending: Pending
+    readings: Readings[str, dict[str, Any]] = field(default_factory=Readings)  # of what pages show
     provider: Provider | None = None
     checking: threading.Semaphore = field(repr=False, default_factory=lambda: threading.Semaphore(CHECKED_AT_ONCE))
     form_key: bytes = field(repr=False, default_factory=lambda: secrets.token_bytes(32))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from schemas.events import Event
 from schemas.states import Stage
 from tests.engine import World, usual_tree
+from tests.poll import poll
 from tests.steps import until
 from tests.unit.dashboard.conftest import HOST, ROLES, Browser, FakeBroker, token_in
 from workers import locking
 from workers.dashboard import rendering
 from workers.dashboard.headers import HEADERS
+from workers.dashboard.reads import repacks
 from workers.dashboard.site import Site
 from workers.dashboard.table import ACTS, VIEWS
 from workers.dashboard.users import Role
@@ -27,6 +32,7 @@ from workers.store.repacks import Repack
 
 Visit = Callable[..., Browser]
 SCRIPT = "<script>alert(1)</script>"
+REFRESH = {"hx-request": "true", "hx-target": "actions"}
 TEMPLATES = sorted((rendering.HERE / "templates").glob("*.html"))
 
 
@@ -124,6 +130,53 @@ def test_live_regions_escape_as_pages_do(site: Site, world: World) -> None:
     regions = read_regions(site, view, Ask(site=site, visitor=reader, path={}, form=Nothing()))
     assert "&lt;script&gt;" in regions["live_locks"]
     assert not any("<script" in html for html in regions.values())
+
+
+def test_the_buttons_of_an_open_page_are_asked_for_alone(visit: Visit, repack: Repack) -> None:
+    """By its script, once the state is another one: they come as the page has them, without the rest of it.
+
+    What is to be said on the next page is not lost by that.
+    """
+    browser, path = visit("bob"), address("/repacks/{repack}", repack)
+    browser.do(f"{path}/pause")
+    part = browser.get(path, headers=REFRESH).text.strip()
+    assert part.startswith('<div id="actions"')
+    assert "/resume" in part
+    assert "live_" not in part
+    page = browser.get(path).text
+    assert part in page
+    assert "The repack was renewing, and is paused." in page
+    assert browser.get("/overview", headers=REFRESH).text == ""
+
+
+def test_many_browsers_on_a_run_read_it_together(
+    program: Callable[[str], TestClient], site: Site, repack: Repack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They all ask in the moment its state changes: one reads, and one more for all the others."""
+    reads, gate, path = [0], threading.Event(), address("/repacks/{repack}", repack)
+    view_repack = repacks.view_repack
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        reads[0] += 1
+        gate.wait(5)
+        return view_repack(*arguments, **options)
+
+    monkeypatch.setattr(repacks, "view_repack", counted)
+    with ThreadPoolExecutor(8) as threads:
+        pages = [threads.submit(program("viewer").get, path, headers=REFRESH) for _ in range(8)]
+        poll(lambda: site.readings.asking == len(pages), 10, "all of them ask")
+        gate.set()
+    assert {page.result().status_code for page in pages} == {200}
+    assert reads[0] == 2
+
+
+def test_the_hours_graph_is_not_sent_with_every_look(program: Callable[[str], TestClient]) -> None:
+    """The rate of now is another one each time; the points before it are long, and stay as they are."""
+    document = program("viewer").get("/api/overview").json() | {"rates": [[5.0, 1500.0], [10.0, 1600.0]]}
+    values = [{"document": document | {"rate": rate}, "seen": None, "error": None} for rate in (1000.0, 2000.0)]
+    before, now = (rendering.render_regions("overview.html", one) for one in values)
+    assert {name for name in now if now[name] != before[name]} == {"live_figures", "live_rates"}
+    assert "1600.0" in now["live_points"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The small parts: passwords, tries, what is kept, the heat map, redaction, the picture."""
+"""The small parts: passwords, tries, what is kept and what is shared, the heat map, redaction, the picture."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,14 +11,16 @@ import pytest
 from schemas.states import Stage
 from tests.poll import poll
 from workers.dashboard import passwords
-from workers.dashboard.attempts import BY_ADDRESS, BY_PAIR, WINDOW_SECONDS, Attempts
+from workers.dashboard.attempts import BY_ADDRESS, BY_NAME, BY_PAIR, WINDOW_SECONDS, Attempts
 from workers.dashboard.heatmap import MOST, heat_map
 from workers.dashboard.kept import Kept
 from workers.dashboard.pending import Pending
 from workers.dashboard.picture import draw
+from workers.dashboard.readings import Readings
 from workers.dashboard.redaction import HIDDEN, redact
 from workers.dashboard.rendering import ENVIRONMENT
 from workers.dashboard.users import Role
+from workers.errors import DatabaseAway
 
 
 def test_a_password_is_known_by_its_hash_alone() -> None:
@@ -61,6 +64,20 @@ def test_tries_are_limited_by_pair_and_by_address() -> None:
     assert attempts.wait("somebody", "a") == 0
 
 
+def test_those_who_are_right_keep_nobody_out() -> None:
+    """Many people of one address sign in, each again and again; what failed there before stays counted."""
+    attempts = Attempts(lambda: 0.0)
+    for _ in range(BY_ADDRESS - 1):
+        attempts.failed("stranger", "office")
+    for number in range(BY_NAME + 1):
+        for name in ("eve", f"person-{number}"):
+            assert attempts.wait(name, "office") == 0
+            attempts.failed(name, "office")
+            attempts.succeeded(name, "office")
+    attempts.failed("stranger", "office")
+    assert attempts.wait("eve", "office") > 0
+
+
 def test_what_takes_long_is_served_old_while_it_is_read_anew() -> None:
     """The first to look may be told "not yet"; nobody waits for a second reading."""
     now, count, gate = [0.0], [0], threading.Event()
@@ -80,6 +97,32 @@ def test_what_takes_long_is_served_old_while_it_is_read_anew() -> None:
     assert poll(lambda: kept.peek("a") == "a 2", 5, "it was read anew")
     assert kept.wait("b") == "b 3"
     kept.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_those_who_ask_while_it_is_read_share_the_next_reading(fails: bool) -> None:
+    """Not that one: it may have begun before what they did. Its error is theirs as well; nothing is kept."""
+    count, gate = [0], threading.Event()
+    readings: Readings[str, str] = Readings()
+
+    def read() -> str:
+        count[0] += 1
+        number = count[0]
+        gate.wait(5)
+        if fails:
+            raise DatabaseAway(str(number))
+        return str(number)
+
+    with ThreadPoolExecutor(9) as threads:
+        first = threads.submit(readings.share, "a", read)
+        poll(lambda: count[0] == 1, 5, "the first reads")
+        others = [threads.submit(readings.share, "a", read) for _ in range(8)]
+        poll(lambda: readings.asking == 9, 5, "all of them ask")
+        gate.set()
+    told = [getattr(one.exception(), "why", None) or one.result() for one in (first, *others)]
+    assert told == ["1"] + ["2"] * 8
+    assert readings.asking == 0
+    assert readings.share("a", lambda: "another") == "another"
 
 
 def test_who_was_sent_away_comes_back_once() -> None:

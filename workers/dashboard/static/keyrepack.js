@@ -50,9 +50,9 @@
 
   function draw() {
     const place = document.querySelector("[data-chart]");
-    const caption = document.querySelector("[data-points]");
-    if (!place || !caption || !window.uPlot) return;
-    const points = JSON.parse(caption.dataset.points);
+    const found = document.querySelector("[data-points]");
+    if (!place || !found || !window.uPlot) return;
+    const points = JSON.parse(found.dataset.points);
     if (points.length < 2) return;
     const data = [points.map((point) => point[0]), points.map((point) => point[1])];
     if (chart) { chart.setData(data); return; }
