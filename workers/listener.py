@@ -16,7 +16,7 @@ from workers.logs import log
 from workers.overview import Overview
 from workers.settings import Settings
 from workers.store.database import Database
-from workers.store.schema import require_current
+from workers.store.revisions import require_current
 
 READ_SECONDS = 5.0
 """How long a client may take over its request."""

@@ -123,7 +123,7 @@ class RenewWalk:
         run, limit = self._run, self._run.services.settings.batch_size
         chunk_end = (self._chunk[-1].id, END)
         upto = min(self._shard.upto, chunk_end)
-        with run.services.database.read() as connection:
+        with run.services.database.look() as connection:
             groups = self._page(connection, after=cursor, upto=upto, limit=limit)
             reached = last_cursor(groups) if sum(len(group.ids) for group in groups) >= limit else upto
             # A page may be full and the last one: to look is cheaper than a batch of nothing.

@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     openbao_namespace: str = Field(
         default="", pattern=r"^[A-Za-z0-9_./-]*$", description="Namespace in OpenBao; the root's where empty."
     )
-    batch_size: int = Field(default=5000, ge=1, le=20_000, description="Data keys rewrapped in one transaction.")
-    shard_size: int = Field(default=25_000, ge=1, description="Data keys in a shard, about; at least one batch.")
+    batch_size: int = Field(default=10_000, ge=1, le=20_000, description="Data keys rewrapped in one transaction.")
+    shard_size: int = Field(default=30_000, ge=1, description="Data keys in a shard, about; at least one batch.")
     slice_seconds: float = Field(
         default=20.0,
         gt=0,

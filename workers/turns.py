@@ -27,7 +27,7 @@ class Turn:
         if now < self._look_at or now >= self._end:
             return now >= self._end
         self._look_at = now + self._services.settings.turn_seconds
-        with self._services.database.read() as connection:
+        with self._services.database.look() as connection:
             if turns.do_others_wait(connection, self._repack):
                 self._end = now
         return now >= self._end

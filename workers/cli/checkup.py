@@ -25,8 +25,8 @@ from workers.services import Services
 from workers.settings import Settings
 from workers.store.environments import Environment, find_environment, list_environments, live_tops
 from workers.store.repacks import open_repack
+from workers.store.revisions import require_current
 from workers.store.room import ROOM_BYTES, require_room
-from workers.store.schema import require_current
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ def dashboard() -> None:
     from workers.dashboard.server import address, listen, require_private, serve
     from workers.dashboard.users import FIRST_USER, first_start
     from workers.logs import configure_logs
-    from workers.store.schema import require_current
+    from workers.store.revisions import require_current
 
     settings = read_settings()
     require_private(settings)

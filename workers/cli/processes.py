@@ -50,7 +50,7 @@ def _require_schema(settings: Settings) -> None:
     from workers.cli.session import require_database
     from workers.errors import DatabaseFailed
     from workers.store.database import Database
-    from workers.store.schema import require_current
+    from workers.store.revisions import require_current
 
     require_database(settings, exists=True)
     database = Database(settings.database_url.get_secret_value(), pool_size=1)

@@ -62,7 +62,7 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
     """
     from workers.compose import build_services
     from workers.errors import DatabaseAway
-    from workers.store.schema import require_current
+    from workers.store.revisions import require_current
 
     settings = read_settings()
     quiet_logs(settings)

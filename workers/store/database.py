@@ -1,4 +1,4 @@
-"""One engine a process, and its two kinds of transaction: `read` and `write`.
+"""One engine a process, and its kinds of transaction: `read` and `write`, and `look` and `snapshot` beside `read`.
 
 PostgreSQL runs READ COMMITTED; whatever must not change under a writer is locked by row. SQLite has one writer at a
 time: `write` takes the lock at BEGIN, so that a transaction never fails halfway for want of it.
@@ -63,7 +63,7 @@ class Database:
         parsed = make_url(url)
         self.dialect = parsed.get_backend_name()
         if self.dialect == "sqlite":
-            self.engine = _sqlite(url, parsed.database)
+            self.engine = self._looker = _sqlite(url, parsed.database)
         elif self.dialect == "postgresql":
             self.engine = create_engine(
                 url,
@@ -74,6 +74,7 @@ class Database:
                 connect_args=POSTGRESQL,
             )
             event.listen(self.engine, "connect", _commit_durably)
+            self._looker = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise NotConfigured(
                 f"{self.dialect} is no database keyrepack runs on.",
@@ -85,6 +86,14 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads. Raises DatabaseFailed: away, full, or given up."""
         with translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def look(self) -> Iterator[Connection]:
+        """Reads of a statement each, and nothing streamed: on PostgreSQL without a transaction around them, which would
+        cost two round trips more and, under READ COMMITTED, hold nothing together. Raises DatabaseFailed.
+        """
+        with translated(), self._looker.begin() as connection:
             yield connection
 
     @contextlib.contextmanager

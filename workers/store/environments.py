@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from schemas.keys import TopState
@@ -17,6 +17,8 @@ from workers.store.workspaces import share_workspace
 
 _LOCKS = 0x6B70
 """The class of our advisory locks ("kp"). The object is the environment's row in 31 bits: sharing one is harmless."""
+
+_SHARE = select(func.pg_advisory_xact_lock_shared(_LOCKS, bindparam("environment", type_=Integer)))
 
 LIVE = (TopState.ACTIVE, TopState.DRAINING)
 """Top versions under which every root has, or is getting, a wrap."""
@@ -94,15 +96,14 @@ def lock_environment(connection: Connection, key: int) -> Environment:
     return get_environment(connection, key)
 
 
-def share_environment(connection: Connection, key: int) -> Environment:
-    """By its row, with others who share it: its state, its tops and its repack stay as they are until the commit.
+def share_environment(connection: Connection, key: int) -> None:
+    """With others who share it: its state, its tops and its repack stay as they are until the commit.
 
     An advisory lock and not FOR SHARE: a row's sharers keep letting each other in, and whoever wants to lock it may
     wait for ever behind many workers; this queue is fair. SQLite's one writer is alone anyway.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock_shared(_LOCKS, key & 0x7FFFFFFF)))
-    return get_environment(connection, key)
+        connection.execute(_SHARE, {"environment": key & 0x7FFFFFFF})
 
 
 def read_epochs(connection: Connection, ids: list[UUID]) -> list[tuple[UUID, int, str | None, float | None]]:

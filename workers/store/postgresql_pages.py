@@ -37,9 +37,9 @@ class PostgresqlPages:
     # each batch, or even for each key. `width_bucket` finds a row's place among the ids by halves: they are in order.
     _SWAP = f"""
         UPDATE data_keys
-        SET parent_version = %s,
-            wrapped = substr(%b, (width_bucket(id, %b) - 1) * {WRAP_BYTES} + 1, {WRAP_BYTES})
-        WHERE id = ANY(%b) AND parent_version = %s
+        SET parent_version = %(new)s,
+            wrapped = substr(%(wraps)b, (width_bucket(id, %(ids)b) - 1) * {WRAP_BYTES} + 1, {WRAP_BYTES})
+        WHERE id = ANY(%(ids)b) AND parent_version = %(old)s
     """  # noqa: S608
 
     def read(
@@ -81,10 +81,10 @@ class PostgresqlPages:
         if ordered != ids:  # of several parents
             wrap_of = dict(zip(ids, wraps, strict=True))
             wraps = [wrap_of[key] for key in ordered]
-        given = _Ids(ordered)
+        given = {"new": new, "old": old, "ids": _Ids(ordered), "wraps": b"".join(wraps)}
         with driver_of(connection).cursor() as cursor:
             cursor.adapters.register_dumper(_Ids, _IdsDumper)  # SQLAlchemy's connections have adapters of their own
-            cursor.execute(self._SWAP, (new, b"".join(wraps), given, given, old))
+            cursor.execute(self._SWAP, given)
             return int(cursor.rowcount)
 
 

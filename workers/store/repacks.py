@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
@@ -229,12 +229,9 @@ def hold_running(connection: Connection, repack: Repack) -> Held:
 
     Every change of either is made under the environment's lock: batches share it and do not wait for each other.
     """
-    environment = share_environment(connection, repack.environment)
-    query = select(repacks.c.state, repacks.c.stage).where(repacks.c.id == repack.id)
-    state, stage = connection.execute(query).one()
-    return Held(
-        state=RepackState(state), stage=Stage(stage), epoch=environment.epoch, lock_cause=environment.lock_cause
-    )
+    share_environment(connection, repack.environment)
+    row = connection.execute(_HELD, {"repack": repack.id}).one()
+    return Held(state=RepackState(row.state), stage=Stage(row.stage), epoch=row.epoch, lock_cause=row.lock_cause)
 
 
 def _repack(row: Any) -> Repack:
@@ -246,6 +243,13 @@ def _repack(row: Any) -> Repack:
             raise UnknownWord(kind=name, word=values[name], of=f"Repack {values['repack_id']}") from error
     return Repack(**values)
 
+
+_HELD = (
+    select(repacks.c.state, repacks.c.stage, environments.c.epoch, environments.c.lock_cause)
+    .join(environments, environments.c.id == repacks.c.environment)
+    .where(repacks.c.id == bindparam("repack"))
+)
+"""Made once: each batch asks, and to build a statement costs as much as to execute it."""
 
 _REPACK = select(
     *(repacks.c[name] for name in Repack.__slots__ if name != "environment_id"),

@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this program, while other programs work on it, and tells where it stands.
+"""Brings a database to the schema of this program, while other programs work on it.
 
 A revision expands, or it contracts; never both (deploy/adr: the schema expands, then contracts). One that contracts
 says in `schema_terms` which is the oldest revision a program must know to go on: older ones refuse to start.
@@ -10,18 +10,13 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, select, text
+from sqlalchemy import text
 
-from workers.errors import ProgramTooOld, SchemaTooOld
 from workers.retry import again_after_conflict
+from workers.store import revisions
 from workers.store.database import Connection, Database
 from workers.store.failures import translated
-from workers.store.models import schema_terms
-
-VERSIONS: list[Path] = [Path(__file__).parent / "migrations" / "versions"]
-"""Where the revisions are."""
+from workers.store.revisions import current_revision, latest_revision
 
 LOCK_SECONDS = 2
 """How long a revision waits for a table: meanwhile whoever comes after it waits as well. Then it is tried anew."""
@@ -67,49 +62,9 @@ def _wait_for_others(connection: Connection) -> None:
     connection.commit()
 
 
-def current_revision(database: Database) -> str | None:
-    """The revision a database is at; None for an empty one."""
-    with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def latest_revision() -> str:
-    """The newest revision this program knows."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
-def require_current(database: Database) -> None:
-    """Raise SchemaTooOld where this program needs revisions that are missing, ProgramTooOld where it lacks too many.
-
-    A newer schema that has only been expanded serves this program as well: two versions of it work side by side while
-    one takes over from the other.
-    """
-    found, latest = current_revision(database), latest_revision()
-    if found == latest:
-        return
-    if found is None or _is_known(found):
-        raise SchemaTooOld(found=found, needed=latest)
-    with database.read() as connection:
-        oldest = _oldest_program(connection)
-    if oldest is None or not _is_known(oldest):
-        raise ProgramTooOld(found=found, known=latest, oldest=oldest)
-
-
-def _oldest_program(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(schema_terms.name):
-        return None
-    return connection.execute(select(schema_terms.c.oldest_program)).scalar_one_or_none()
-
-
-def _is_known(revision: str) -> bool:
-    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-
-
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", "\n".join(str(folder) for folder in VERSIONS))
+    config.set_main_option("version_locations", "\n".join(str(folder) for folder in revisions.VERSIONS))
     return config

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Float, Row, bindparam, func, insert, or_, select, update
 
 from schemas.keys import KeyKind
 from schemas.states import Stage
@@ -84,6 +84,36 @@ class Progress:
     finished_at: float | None
 
 
+COUNTS = tuple(field.name for field in fields(Tally))
+
+# Made once: each batch executes these, and to build a statement costs as much as to execute it.
+
+_CHECKPOINT = (
+    update(shards)
+    .where(shards.c.id == bindparam("shard"), shards.c.token == bindparam("held"), shards.c.state == LEASED)
+    .values(
+        {
+            "cursor_parent": bindparam("parent"),
+            "cursor_key": bindparam("key"),
+            "batches": shards.c.batches + 1,
+            "lease_until": db_now() + bindparam("lease", type_=Float),
+            "checkpointed_at": db_now(),
+            **{name: shards.c[name] + bindparam(f"more_{name}") for name in COUNTS},
+        }
+    )
+    .returning(shards.c.id)
+)
+_CHECKPOINT_LAST = _CHECKPOINT.values({"state": DONE, "lease_until": None, "finished_at": db_now()})
+
+_WRITE_DOWN = insert(checkpoints).values(
+    epoch=select(environments.c.epoch)
+    .join(repacks, repacks.c.environment == environments.c.id)
+    .where(repacks.c.id == bindparam("of_repack"))
+    .scalar_subquery(),
+    at=db_now(),
+)
+
+
 def plan_shards(connection: Connection, repack: int, stage: Stage, level: int, ranges: list[Range]) -> None:
     """Write the plan of a stage at a level."""
     rows = [
@@ -143,54 +173,20 @@ def checkpoint(
 
     Raises LeaseLost where the token has moved on.
     """
-    columns = shards.c
-    counts = {field.name: columns[field.name] + getattr(tally, field.name) for field in fields(Tally)}
-    values: dict[str, Any] = {"state": DONE, "lease_until": None, "finished_at": db_now()} if done else {}
-    statement = (
-        update(shards)
-        .where(columns.id == shard.id, columns.token == shard.token, columns.state == LEASED)
-        .values(
-            {
-                "cursor_parent": cursor[0],
-                "cursor_key": cursor[1],
-                "batches": columns.batches + 1,
-                "lease_until": db_now() + lease_seconds,
-                "checkpointed_at": db_now(),
-                **counts,
-                **values,
-            }
-        )
-        .returning(shards)
-    )
-    row = connection.execute(statement).first()
-    if row is None:
+    given = {f"more_{name}": getattr(tally, name) for name in COUNTS}
+    given |= {"shard": shard.id, "held": shard.token, "lease": lease_seconds, "parent": cursor[0], "key": cursor[1]}
+    if connection.execute(_CHECKPOINT_LAST if done else _CHECKPOINT, given).first() is None:
         raise LeaseLost(shard=shard.id, why="Its lease ran out, or it was closed.")
-    shard = _shard(row)
+    shard = replace(shard, cursor=cursor)
     _write_down(connection, shard, claimed=False, seen=tally.seen, rewrapped=tally.rewrapped)
     return shard
 
 
 def _write_down(connection: Connection, shard: Shard, *, claimed: bool, seen: int = 0, rewrapped: int = 0) -> None:
     """One row of a shard's history. Its row is locked, so the order of rows is the order of commits."""
-    epoch = (
-        select(environments.c.epoch)
-        .join(repacks, repacks.c.environment == environments.c.id)
-        .where(repacks.c.id == shard.repack)
-        .scalar_subquery()
-    )
-    connection.execute(
-        insert(checkpoints).values(
-            shard=shard.id,
-            token=shard.token,
-            claimed=claimed,
-            epoch=epoch,
-            cursor_parent=shard.cursor[0],
-            cursor_key=shard.cursor[1],
-            seen=seen,
-            rewrapped=rewrapped,
-            at=db_now(),
-        )
-    )
+    given = {"shard": shard.id, "token": shard.token, "claimed": claimed, "seen": seen, "rewrapped": rewrapped}
+    given |= {"cursor_parent": shard.cursor[0], "cursor_key": shard.cursor[1], "of_repack": shard.repack}
+    connection.execute(_WRITE_DOWN, given)
 
 
 def release_shard(connection: Connection, shard: Shard) -> None:

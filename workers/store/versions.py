@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from schemas.keys import KeyKind, VersionState
 from workers.errors import VersionGone
 from workers.store.keys import LINK, Link, Pair, as_link
 from workers.store.models import data_keys, root_wraps, wrapping_keys, wrapping_versions
+
+_ADD_WRAPS = (
+    update(wrapping_versions)
+    .where(wrapping_versions.c.wrapping_key == bindparam("key"), wrapping_versions.c.version == bindparam("at"))
+    .values(wraps=wrapping_versions.c.wraps + bindparam("count"))
+    .returning(wrapping_versions.c.wraps)
+)
+"""Made once: each batch asks, and to build a statement costs as much as to execute it."""
 
 
 def insert_version(
@@ -68,14 +76,8 @@ def hold_version(connection: Connection, pair: Pair) -> None:
 
 def add_wraps(connection: Connection, pair: Pair, count: int) -> int:
     """Count wraps that a version made or is about to make, against WRAP_LIMIT. Returns the total."""
-    versions = wrapping_versions.c
-    statement = (
-        update(wrapping_versions)
-        .where(versions.wrapping_key == pair[0], versions.version == pair[1])
-        .values(wraps=versions.wraps + count)
-        .returning(versions.wraps)
-    )
-    return int(connection.execute(statement).scalar_one_or_none() or 0)
+    given = {"key": pair[0], "at": pair[1], "count": count}
+    return int(connection.execute(_ADD_WRAPS, given).scalar_one_or_none() or 0)
 
 
 def draining_page(

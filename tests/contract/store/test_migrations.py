@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from workers.errors import SchemaTooOld
+from workers.store import schema
 from workers.store.database import Database
 from workers.store.models import metadata
-from workers.store.schema import current_revision, latest_revision, migrate, require_current
+from workers.store.revisions import current_revision, known_revisions, latest_revision, require_current
+from workers.store.schema import migrate
 
 
 def test_migrations_lead_to_the_models(empty_url: str) -> None:
@@ -26,3 +32,11 @@ def test_migrations_lead_to_the_models(empty_url: str) -> None:
         differences = compare_metadata(context, metadata)
     database.close()
     assert differences == []
+
+
+def test_revisions_are_known_without_alembic() -> None:
+    """By the names of their files, in the order in which Alembic applies them: no worker has to load it."""
+    scripts = ScriptDirectory.from_config(schema._config()).walk_revisions()
+    assert known_revisions() == [script.revision for script in scripts][::-1]
+    loaded = "import sys, workers.tasks, workers.store.revisions; print('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, check=True).stdout == b"False\n"

@@ -18,10 +18,11 @@ from tests.engine import Actor, World, usual_tree
 from tests.poll import poll
 from workers.errors import ProgramTooOld, SchemaTooOld, TransactionConflict
 from workers.repack import walk_slice
-from workers.store import models, schema
+from workers.store import models, revisions, schema
 from workers.store.database import Database
 from workers.store.repacks import Repack
-from workers.store.schema import current_revision, latest_revision, migrate, require_current
+from workers.store.revisions import current_revision, latest_revision, require_current
+from workers.store.schema import migrate
 from workers.sweeper import sweep
 from workers.verify import verify_environment
 
@@ -46,7 +47,7 @@ def write_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
     """Writes a revision of the next release, which this program does not know of until it is told to."""
     folder = tmp_path / "next"
     folder.mkdir()
-    mine, last = list(schema.VERSIONS), [latest_revision()]
+    mine, last = list(revisions.VERSIONS), [latest_revision()]
 
     def write(revision: str, body: str) -> None:
         header = "import sqlalchemy as sa\nfrom alembic import op\nfrom workers.store.migrations import online\n"
@@ -57,7 +58,7 @@ def write_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
 
     def as_next_release(database: Database) -> tuple[str | None, str]:
         with monkeypatch.context() as patch:
-            patch.setattr(schema, "VERSIONS", [*mine, folder])
+            patch.setattr(revisions, "VERSIONS", [*mine, folder])
             return migrate(database)
 
     write.migrate = as_next_release  # type: ignore[attr-defined]
