@@ -121,6 +121,13 @@ class DooredDatabase(Database):
             yield connection
 
     @contextlib.contextmanager
+    def look(self) -> Iterator[Connection]:
+        """See Database.look."""
+        self._door.enter("read")
+        with super().look() as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """See Database.snapshot."""
         self._door.enter("read")

@@ -63,7 +63,7 @@ class Database:
         parsed = make_url(url)
         self.dialect = parsed.get_backend_name()
         if self.dialect == "sqlite":
-            self.engine = self._looker = _sqlite(url, parsed.database)
+            self.engine = _sqlite(url, parsed.database)
         elif self.dialect == "postgresql":
             self.engine = create_engine(
                 url,
@@ -74,7 +74,6 @@ class Database:
                 connect_args=POSTGRESQL,
             )
             event.listen(self.engine, "connect", _commit_durably)
-            self._looker = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise NotConfigured(
                 f"{self.dialect} is no database keyrepack runs on.",
@@ -93,7 +92,8 @@ class Database:
         """Reads of a statement each, and nothing streamed: on PostgreSQL without a transaction around them, which would
         cost two round trips more and, under READ COMMITTED, hold nothing together. Raises DatabaseFailed.
         """
-        with translated(), self._looker.begin() as connection:
+        options = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {}
+        with translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
