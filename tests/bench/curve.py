@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 60, 48, 620, 300
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 680, 360, 60, 48, 620, 300
 COLOURS = ("#1f6feb", "#bf5b04", "#2da44e")
 MOST_MEGABYTES = 200
 """The upper end of the memory's own scale."""
@@ -33,7 +33,11 @@ def draw_curve(lines: dict[str, list[Point]]) -> str:
         body += [_polyline(seconds, colour, ""), _polyline(memory, colour, ' stroke-dasharray="2 4"')]
         body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in seconds]
         for point, (x, y) in zip(line, seconds, strict=True):
-            body.append(_text(x - 6, y - 8 - 12 * row, f"{point.seconds:g} s, {point.megabytes:.0f} MB", "end", colour))
+            told, shift = f"{point.seconds:g} s, {point.megabytes:.0f} MB", 12 * row
+            if x == LEFT:  # to its left there is no room
+                body.append(_text(x + 6, y + 18 + shift, told, "start", colour))
+            else:
+                body.append(_text(x - 6, y - 8 - shift, told, "end", colour))
         body.append(_text(LEFT + 140 * row, TOP - 8, name, "start", colour))
     title = "Deep repack, two workers: seconds (full) and a worker's peak memory (dotted) over data keys"
     return "\n".join(
