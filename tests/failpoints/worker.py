@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 PRELOADED = (
@@ -54,6 +55,11 @@ def work(variables: Mapping[str, str], log: Path) -> None:
         queues = [Queue(name, durable=True) for name in WORK_QUEUES]
         tasks_in = Consumer(channel, queues=queues, on_message=take_task, prefetch_count=1)
         step = EventConsumer(None)
+        step._worker = SimpleNamespace(  # what it asks of Celery's consumer
+            connection_errors=connection.connection_errors,
+            channel_errors=connection.channel_errors,
+            timer=SimpleNamespace(call_after=lambda _seconds, take, arguments: take(*arguments)),
+        )
         with tasks_in, contextlib.ExitStack() as stack:
             for consumer in step.get_consumers(connection.channel()):
                 stack.enter_context(consumer)
