@@ -90,9 +90,9 @@ def test_a_worker_that_was_frozen_past_its_lease_does_no_harm(stack: Stack) -> N
 def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     """SIGTERM in mid-batch: workers commit, give their leases back and exit with 0; new ones need not wait."""
     seeded = stack.seed(data=9600)
+    stack.wait_until_ready(*WORKERS)
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
     stack.started(seeded.environment, seen=100)
-    stack.wait_until_ready(*WORKERS)
     for name in WORKERS:
         stack.kill(name, signal.SIGTERM)
     stack.wait_until_gone(*WORKERS)

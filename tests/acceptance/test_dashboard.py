@@ -50,7 +50,11 @@ def person(browser: Browser, up: Up) -> Iterator[Callable[..., Person]]:
 
     def made(name: str | None = None) -> Person:
         people.append(Person(browser, up))
-        return people[-1].sign_in(name) if name else people[-1]
+        if name:
+            people[-1].sign_in(name)
+            # Inside: whoever goes elsewhere before has never signed in.
+            expect(people[-1].page.get_by_role("button", name="Sign in")).to_have_count(0, timeout=PATIENCE_MS)
+        return people[-1]
 
     yield made
     complaints = [complaint for one in people for complaint in one.complaints]
