@@ -216,8 +216,7 @@ def look_again(services: Services, repack: Repack) -> Repack:
         is_locked = get_environment(connection, repack.environment).lock_cause is not None
     if is_locked or (repack.probe_at is not None and services.database.now() < repack.probe_at):
         return repack
-    is_full = repack.block_side == DATABASE_SIDE
-    what_holds = _still_full(services) if is_full else _first_failure(services, repack)
+    what_holds = _still_full(services) if repack.block_side == DATABASE_SIDE else _first_failure(services, repack)
 
     def write(connection: Connection, current: Repack) -> Repack:
         if current.state != RepackState.BLOCKED or current.probes != repack.probes:
@@ -240,7 +239,7 @@ def look_again(services: Services, repack: Repack) -> Repack:
 
 
 def _still_full(services: Services) -> dict[str, str] | None:
-    """Why the database takes nothing yet. Room for a few batches is wanted, or the run would only stumble on."""
+    """What to write of a database that takes nothing yet. Room for a few batches is wanted, or it only stumbles on."""
     try:
         require_room(services.database)
     except DatabaseFailed as error:
@@ -249,7 +248,7 @@ def _still_full(services: Services) -> dict[str, str] | None:
 
 
 def _first_failure(services: Services, repack: Repack) -> dict[str, str] | None:
-    """What is still wrong with the main keys that a repack needs now: it may be something else by now."""
+    """What to write of the main keys that a repack needs now, if one is still away: it may be another one by now."""
     with services.database.read() as connection:
         environment = get_environment(connection, repack.environment)
     # R1: a quarantined root keeps the move open into the renewal, and new roots are wrapped under both.

@@ -194,7 +194,8 @@ def _publish_what_is_no_task(stack: Stack) -> int:
 
 def _publish_bare_bytes(stack: Stack) -> int:
     """Bytes straight into every queue: in Redis into its list, where kombu expects its own envelope. How many."""
-    stack.wait_for(stack.broker.hears, PATIENCE, "a worker has declared the queue of events")  # RabbitMQ drops them else
+    # RabbitMQ drops what is sent to a queue that nobody has declared yet.
+    stack.wait_for(stack.broker.hears, PATIENCE, "a worker has declared the queue of events")
     items = [b"\xff\x00no message", b"{", b"[]", b"[" * 50_000, b'{"body": 1, "properties": 7}', b"null"]
     for queue in (EVENTS, *WORK_QUEUES):
         for item in items:
