@@ -22,6 +22,7 @@ from tests.soak.judgement import Summary, judge
 from workers.logs import configure_logs
 from workers.settings import Settings
 from workers.store import inbox
+from workers.store.environments import get_environment
 from workers.store.models import outbox, repacks, shards
 
 ENVIRONMENTS, DATA_KEYS = 10, 6000
@@ -128,12 +129,16 @@ def _watch_until(deadline: float, watch: Watch) -> None:
 
 
 def _wait_for_the_end(installation: Installation, customers: Customers, watch: Watch) -> list[str]:
-    """Nothing goes wrong any more: what is open ends, events have their effect and are told. What is left is named."""
+    """Nothing goes wrong any more: what is open ends, what is locked is unlocked, as every key is back, and events have
+    their effect and are told. What is left is named.
+    """
     deadline = time.time() + END_SECONDS
     while True:
         watch.look()
         left = [f"repack {one.repack_id} is {one.state}" for one in customers.open_repacks()]
         with installation.services.database.read() as connection:
+            environments = [get_environment(connection, tenant.environment.id) for tenant in customers.tenants]
+            left += [f"{one} is locked: {one.lock_cause}" for one in environments if one.lock_cause]
             left += [f"event {row} waits" for row in inbox.unhandled(connection)]
             untold = select(func.count()).select_from(outbox).where(outbox.c.published_at.is_(None))
             if count := connection.execute(untold).scalar_one():
