@@ -15,8 +15,9 @@ BENCH_FLAGS ?=
 MINUTES ?= 10
 SOAK_FLAGS ?=
 PYTEST_FLAGS ?=
-# Tests that start worker processes share a stack a process of the run; what is theirs to wait for leaves room for two.
 TEST_WORKERS ?= 2
+# Tests of real processes wait more than they work: there is room for a third group of them on two cores.
+ACCEPTANCE_WORKERS ?= 3
 
 .PHONY: help setup demo up test unit acceptance check bench bench-fair bench-peers bench-growth bench-large bench-watched failpoints soak constraints
 
@@ -41,7 +42,7 @@ unit: $(VENV)/.dev ## Run the tests that start no workers: rules, contracts, pro
 	$(BIN)/python -m pytest -m "not acceptance and not failpoints" -n $(TEST_WORKERS) $(PYTEST_FLAGS)
 
 acceptance: $(VENV)/.dev ## Run the tests of real processes
-	$(BIN)/python -m pytest -m acceptance -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m acceptance -n $(ACCEPTANCE_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import contracts, packaging
 	$(BIN)/ruff check .

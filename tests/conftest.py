@@ -38,6 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*(item for _, item in ordered), *(item for item in items if not item.get_closest_marker("acceptance"))]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """pytest-xdist groups by what it adds to an item's id; where pytest does not let it, nothing says so."""
+    if not getattr(session.config.option, "loadgroup", False):
+        return
+    lost = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+    if lost:
+        raise pytest.UsageError(f"--dist loadgroup has no effect on {lost[0]}: pytest-xdist does not fit this pytest")
+
+
 def _group_of(item: pytest.Item) -> str:
     """One stack, one broker of the contracts' own, one file."""
     if "contract" in item.path.parts:

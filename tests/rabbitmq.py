@@ -101,8 +101,9 @@ class RabbitServer:
             return sum(_count(connection, queue) or 0 for queue in queues)
 
     def push(self, queue: str, item: bytes, *, host: str = STACK) -> None:
-        """Put bare bytes into a queue."""
-        with Connection(f"{LOOPBACK}:{self.port}", virtual_host=host, connect_timeout=5) as connection:
+        """Put bare bytes into a queue; it has them when this returns."""
+        address = f"{LOOPBACK}:{self.port}"
+        with Connection(address, virtual_host=host, connect_timeout=5, confirm_publish=True) as connection:
             connection.channel().basic_publish(Message(item), routing_key=queue)
 
     def has(self, queue: str, *, host: str = STACK) -> bool:

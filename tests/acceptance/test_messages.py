@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
 from producers.topology import DEAD, EVENTS, EXCHANGE, HOUSEKEEPING, REPACKS, URGENT, WORK_QUEUES
+from producers.transports import transport_options
 from schemas.events import CONTENT_TYPE, MAX_EVENT_BYTES, Event
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
@@ -177,7 +178,8 @@ def _call_what_nobody_may(stack: Stack) -> int:
 def _publish_what_is_no_task(stack: Stack) -> int:
     """Well-formed envelopes in every queue of work, with all kinds of things in them. How many."""
     call = {"task": WALK, "id": "1"}
-    with Connection(stack.broker.url) as connection:
+    # Without confirms RabbitMQ may lose what was sent to a quorum queue just before the connection was closed.
+    with Connection(stack.broker.url, transport_options=transport_options(stack.broker.url)) as connection:
         for queue in WORK_QUEUES:
             producer = connection.Producer(routing_key=queue)
             producer.publish({"a": 1}, serializer="pickle", headers=call)
