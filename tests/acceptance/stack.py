@@ -49,7 +49,7 @@ BATCH, SHARD = 20, 200
 LEASE_SECONDS = 2.0
 SWEEP_SECONDS = 1.0
 CANARY_SECONDS = 1.0
-SLICE_SECONDS = 0.2
+SLICE_SECONDS = 1.0
 PATIENCE = 45.0
 """How long anything may take that works: a killed worker's lease, a sweep and the rest of a run, on a busy machine."""
 

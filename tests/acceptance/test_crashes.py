@@ -18,12 +18,23 @@ pytestmark = pytest.mark.acceptance
 FORGETS_SECONDS = 2.0
 """How often the broker forgets: RabbitMQ drops the consumers of a queue that is gone, and they need a moment."""
 
+CALL_SECONDS = 0.3
+"""What a slow KMS takes to open a wrapping key: a run is not over in the slice in which its workers are told to leave."""
+
 AWAY_SECONDS = 6.0
 """How long the broker stays away: longer than a lease, a slice and all that a worker does before it looks again."""
 
 
 def _begin(stack: Stack) -> Seeded:
     seeded = stack.seed()
+    stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
+    return seeded
+
+
+def _begin_slowly(stack: Stack) -> Seeded:
+    """As `_begin`, with a KMS that takes its time until the test says otherwise."""
+    seeded = stack.seed(hourly=24)
+    stack.simulator.inject("delay", seconds=CALL_SECONDS, operation="Decrypt")
     stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
     return seeded
 
@@ -89,9 +100,8 @@ def test_a_worker_that_was_frozen_past_its_lease_does_no_harm(stack: Stack) -> N
 
 def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     """SIGTERM in mid-batch: workers commit, give their leases back and exit with 0; new ones need not wait."""
-    seeded = stack.seed(data=9600)
     stack.wait_until_ready(*WORKERS)
-    stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
+    seeded = _begin_slowly(stack)
     stack.started(seeded.environment, seen=100)
     for name in WORKERS:
         stack.kill(name, signal.SIGTERM)
@@ -100,6 +110,7 @@ def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     repack = _still_runs(stack, seeded)
     with stack.services.database.read() as connection:
         assert [row["id"] for row in list_shards(connection, repack.id) if row["state"] == LEASED] == []
+    stack.simulator.clear_faults()
     for name in WORKERS:
         stack.start_worker(name)
     repack = stack.ended(seeded.environment)
@@ -130,14 +141,14 @@ def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
 
 def test_a_broker_that_dies_and_comes_back_is_survived(stack: Stack) -> None:
     """The broker is killed in mid-run, stays away and comes back empty: the same workers reconnect, the run ends."""
-    seeded = stack.seed(data=9600)
-    stack.replace(seeded.environment, str(stack.simulator.create_main_key()))
+    seeded = _begin_slowly(stack)
     workers = {name: stack.supervisor.pid(name) for name in WORKERS}
-    repack = stack.started(seeded.environment)
+    stack.started(seeded.environment, seen=100)
     stack.broker.kill()
     before = stack.services.database.now()
     stack.wait_for(lambda: stack.services.database.now() > before + AWAY_SECONDS, PATIENCE, "a while has passed")
     _still_runs(stack, seeded)
+    stack.simulator.clear_faults()
     stack.broker.start()
     repack = stack.ended(seeded.environment)
     stack.check_deep(seeded, repack, takeovers=len(WORKERS))
