@@ -19,7 +19,7 @@ FORGETS_SECONDS = 2.0
 """How often the broker forgets: RabbitMQ drops the consumers of a queue that is gone, and they need a moment."""
 
 CALL_SECONDS = 0.3
-"""What a slow KMS takes to open a wrapping key: a run is not over in the slice in which its workers are told to leave."""
+"""What a slow KMS takes to open a wrapping key: no run is over in the slice in which its workers are told to leave."""
 
 AWAY_SECONDS = 6.0
 """How long the broker stays away: longer than a lease, a slice and all that a worker does before it looks again."""
