@@ -115,10 +115,12 @@ class MemoryKms:
         return None if self._state(name).hides_generation else generation
 
     def _state(self, name: str) -> _State:
-        if name not in self._states:
-            self._states[name] = _State()
-            self._add_generation(name, self._states[name])
-        return self._states[name]
+        state = self._states.get(name)
+        if state is None:  # whole before another thread sees it: without a secret it would be a deleted one
+            fresh = _State()
+            self._add_generation(name, fresh)
+            state = self._states.setdefault(name, fresh)
+        return state
 
     def _add_generation(self, name: str, state: _State) -> str:
         # Counted, not random, so that a test's own source of randomness cannot make two alike.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -26,6 +27,23 @@ def test_a_key_comes_into_being_when_it_is_named() -> None:
             await second.unwrap(wrap.blob, {})
 
     asyncio.run(play())
+
+
+def test_a_key_that_comes_into_being_is_whole_to_other_threads() -> None:
+    """Whoever names a key while another thread makes it finds a key, not one without material: that is a deleted one."""
+    found: list[str | None] = []
+
+    def random_bytes(size: int) -> bytes:
+        if not found:
+            found.append(None)
+            other = threading.Thread(target=lambda: found.append(asyncio.run(kms.main_key(URI).describe()).generation))
+            other.start()
+            other.join(10)
+        return bytes(size)
+
+    kms = MemoryKms(random_bytes=random_bytes)
+    own = asyncio.run(kms.main_key(URI).describe()).generation
+    assert found == [None, own]
 
 
 def test_injected_randomness_makes_it_repeatable() -> None:
