@@ -194,8 +194,9 @@ def test_an_event_is_held_while_the_database_is_away(
     assert wakes.events == [1]
 
 
-def test_it_takes_the_queue_of_inbound_events_alone() -> None:
+def test_it_takes_the_queue_of_inbound_events_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """One queue, declared with its bindings, any content type: a wrong one is refused with its reason, not lost."""
+    monkeypatch.setattr(EventConsumer, "_appear", lambda *_: None)  # this process is no worker
     with Connection("memory://") as connection:
         [taken] = EventConsumer.__new__(EventConsumer).get_consumers(connection.default_channel)
         assert [queue.name for queue in taken.queues] == [EVENTS]
