@@ -30,7 +30,7 @@ def test_a_key_comes_into_being_when_it_is_named() -> None:
 
 
 def test_a_key_that_comes_into_being_is_whole_to_other_threads() -> None:
-    """Whoever names a key while another thread makes it finds a key, not one without material: that is a deleted one."""
+    """Whoever names a key while another thread makes it does not find one without material: that is a deleted one."""
     found: list[str | None] = []
 
     def random_bytes(size: int) -> bytes:
