@@ -8,20 +8,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SOON, SELDOM, GROWTH = 0.02, 0.1, 1.1
-"""Seconds between the first looks, and between the last: looking takes a core from what is waited for."""
+LOOK_SECONDS = 0.02
 
 
-def poll(condition: Callable[[], T], deadline: float, what: str, *, every: float | None = None) -> T:
-    """The first true value of `condition` within `deadline` seconds. Raises AssertionError that names `what`.
-
-    `every`: seconds between all looks, for what is over soon.
-    """
-    end, pause = time.monotonic() + deadline, every or SOON
+def poll(condition: Callable[[], T], deadline: float, what: str, *, every: float = LOOK_SECONDS) -> T:
+    """The first true value of `condition` within `deadline` seconds. Raises AssertionError that names `what`."""
+    end = time.monotonic() + deadline
     while True:
         if value := condition():
             return value
         if time.monotonic() >= end:
             raise AssertionError(f"not within {deadline} s: {what} (last: {value!r})")
-        time.sleep(pause)
-        pause = every or min(pause * GROWTH, SELDOM)
+        time.sleep(every)

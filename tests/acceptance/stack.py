@@ -26,7 +26,7 @@ from producers.topology import EVENTS, WORK_QUEUES
 from schemas.events import Event
 from schemas.states import RepackState, Stage
 from tests.acceptance.brokers import Broker
-from tests.poll import SOON, poll
+from tests.poll import poll
 from workers.compose import build_services
 from workers.embedded.processes import Child, Supervisor
 from workers.embedded.simulator import SimulatorClient
@@ -250,7 +250,7 @@ class Stack:
         def look() -> str | None:
             return self._try_to_catch(environment, between_transactions=between_transactions)
 
-        return self.wait_for(look, PATIENCE, "a worker with a lease in mid-run", every=SOON)
+        return self.wait_for(look, PATIENCE, "a worker with a lease in mid-run")
 
     def _try_to_catch(self, environment: Environment, *, between_transactions: bool) -> str | None:
         for shard in self._held(environment):
@@ -307,9 +307,9 @@ class Stack:
 
     # Looking ----------------------------------------------------------------------------------------------------
 
-    def wait_for(self, condition: Callable[[], T], deadline: float, what: str, *, every: float | None = None) -> T:
-        """The first true value of a condition: see poll."""
-        return poll(condition, deadline, what, every=every)
+    def wait_for(self, condition: Callable[[], T], deadline: float, what: str) -> T:
+        """The first true value of a condition."""
+        return poll(condition, deadline, what)
 
     def repack(self, environment: Environment) -> Repack | None:
         """An environment's newest repack."""
@@ -325,7 +325,7 @@ class Stack:
                 return None
             return repack if sum(part.seen for part in self.progress(repack)) >= seen else None
 
-        return self.wait_for(look, PATIENCE, f"{seen} keys seen", every=SOON)
+        return self.wait_for(look, PATIENCE, f"{seen} keys seen")
 
     def in_state(self, repack: Repack, *states: RepackState) -> Repack:
         """A repack once it is in one of these states."""
@@ -335,7 +335,7 @@ class Stack:
                 now = get_repack(connection, repack.id)
             return now if now.state in states else None
 
-        return self.wait_for(look, PATIENCE, f"{' or '.join(states)}", every=SOON)
+        return self.wait_for(look, PATIENCE, f"{' or '.join(states)}")
 
     def ended(self, environment: Environment, *, after: Repack | None = None) -> Repack:
         """An environment's newest repack, once it has ended."""

@@ -12,7 +12,6 @@ from producers.topology import TOLD
 from schemas.events import CONTENT_TYPE, OUTBOUND, Event, json_schema
 from schemas.states import RepackState
 from tests.acceptance.stack import PATIENCE, Seeded, Stack, replaced, rotated
-from tests.poll import SOON
 from workers.store.audit import records
 from workers.store.repacks import Repack
 
@@ -71,7 +70,7 @@ def test_outgoing_events_arrive_in_order_and_by_their_schema(stack: Stack) -> No
                     heard.append(event)
             return bool(heard) and heard[-1].type == "repack.finished"
 
-        stack.wait_for(hear, PATIENCE, "the last event", every=SOON)
+        stack.wait_for(hear, PATIENCE, "the last event")
         bound.delete()
     with stack.services.database.read() as database:
         told = [

@@ -232,7 +232,7 @@ class UploadedRig(Rig):
 class AwsRig(Rig):
     def __init__(self, simulator: SimulatorClient) -> None:
         self.simulator = simulator
-        self.provider = AwsKms(attempts=1, timeout_seconds=2.0)
+        self.provider = AwsKms(attempts=1)
 
     def new_uri(self) -> MainKeyUri:
         return self.simulator.create_main_key(account="111122223333")
