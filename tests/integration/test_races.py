@@ -7,45 +7,60 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
+from schemas.keys import KeyKind
 from schemas.states import Mode, RepackState, Stage
 from tests.engine import World, chain_of_keys
 from tests.oracle import Oracle
 from tests.poll import poll
-from workers import locking, renewal
+from workers import creation, locking, renewal
 from workers.keyring import Keyring
+from workers.minting import material_of, mint_child
 from workers.renewal import MintBatch, RenewWalk
 from workers.repack import walk_slice
 from workers.services import Services
 from workers.store import models
-from workers.store.database import Database
+from workers.store.database import Connection, Database
 from workers.store.environments import Environment, create_environment, get_environment
+from workers.store.keys import find_wrapping_key
 from workers.store.repacks import Repack, get_repack
 from workers.store.schema import migrate
 from workers.store.shards import claim_shard
+from workers.store.versions import hold_version
 from workers.verify import verify_environment
 from workers.walks import Run
 
 HOURS, JOBS = 12, 60
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "postgresql repeatable read", "postgresql serializable"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    """A world on a real server, and on a file that several processes would share."""
-    if request.param == "sqlite":
+    """A world on a file that several processes would share, and on a real server, whatever its default isolation is."""
+    kind, _, isolation = request.param.partition(" ")
+    if kind == "sqlite":
         url = f"sqlite:///{tmp_path}/races.db"
     else:
         url = str(request.getfixturevalue("postgresql_url"))
+        if isolation:
+            set_default(url, "default_transaction_isolation", isolation)
     database = Database(url)
     migrate(database)
     database.close()
     world = World(url=url, clock=None, settings={"batch_size": 50, "shard_size": 100, "lease_seconds": 5})
     yield world
     world.close()
+
+
+def set_default(url: str, name: str, value: str) -> None:
+    """Set a database's default, as its operator can at any time."""
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(text(f"ALTER DATABASE \"{make_url(url).database}\" SET {name} = '{value}'"))
+    database.close()
 
 
 class Crew:
@@ -317,3 +332,44 @@ def test_a_workspace_is_revoked_while_an_environment_is_created_in_it(world: Wor
     assert newborn.id in {one.id for one in done[0]}
     with world.main.database.read() as connection:
         assert get_environment(connection, newborn.id).lock_cause == "revoked"
+
+
+def test_a_writer_who_commits_while_the_shredder_waits_loses_no_key(world: World) -> None:
+    """R5: the shredder's proof sees what was committed while it waited for a writer, whatever the database's default."""
+    if world.main.database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time: the shredder waits before it reads anything")
+    environment = world.environment()
+    keyring, name = world.keyring, environment.environment_id
+    parent = keyring.create_wrapping_key(name)
+    known = {one.key_id: one.material for one in keyring.create_data_keys(name, parent, 20)}
+    repack = world.start(environment)
+    while world.look(repack).stage != Stage.SHRED:
+        walk_slice(world.process(slice_seconds=0.001), repack.id)
+    with world.main.database.read() as connection:
+        row = find_wrapping_key(connection, parent)
+    draining = (row.id, (row.active_version or 0) - 1)
+    material = material_of(world.main.chain.open(name, [draining])[draining])
+    late = mint_child(world.main, environment, key=uuid4(), parent=draining, parent_id=parent, parent_material=material)
+    known[late.key_id] = late.material
+    has_written, crew = threading.Event(), Crew()
+
+    def shred() -> None:
+        assert has_written.wait(20)
+        world.run(repack, world.process())
+
+    crew.add(shred, once=True)
+    with crew:
+        with world.main.database.write() as connection:
+            hold_version(connection, draining)
+            creation._store(connection, environment, [late], KeyKind.DATA, parent=row)
+            has_written.set()
+            poll(lambda: crew.errors or is_waited_for(connection), 20, "the shredder waits for the writer")
+        poll(lambda: crew.errors or ended(world, repack), 60, "the repack ends")
+    assert world.look(repack).state == RepackState.FINISHED
+    verify(world, environment, known)
+
+
+def is_waited_for(connection: Connection) -> bool:
+    """Return True if another transaction waits for a lock of this one. PostgreSQL only."""
+    query = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+    return bool(connection.execute(text(query)).scalar_one())

@@ -1,7 +1,8 @@
 """One engine a process, and its kinds of transaction: `read` and `write`, and `look` and `snapshot` beside `read`.
 
-PostgreSQL runs READ COMMITTED; whatever must not change under a writer is locked by row. SQLite has one writer at a
-time: `write` takes the lock at BEGIN, so that a transaction never fails halfway for want of it.
+PostgreSQL runs READ COMMITTED, which is set here whatever the server, the database or the role are set to; whatever
+must not change under a writer is locked by row. SQLite has one
+writer at a time: `write` takes the lock at BEGIN, so that a transaction never fails halfway for want of it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ SILENCE_SECONDS = 20
 POOL_SECONDS = 30
 """How long a thread waits for one of this process's connections."""
 
+ISOLATION = "READ COMMITTED"
+"""R5: who waited for a row's lock sees what the one before committed. Under REPEATABLE READ the shredder would read as
+of before it waited, and destroy a key that was created meanwhile."""
+
 POSTGRESQL: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "keepalives": 1,
@@ -67,6 +72,7 @@ class Database:
         elif self.dialect == "postgresql":
             self.engine = create_engine(
                 url,
+                isolation_level=ISOLATION,
                 pool_size=pool_size,
                 max_overflow=10,
                 pool_timeout=POOL_SECONDS,
