@@ -14,6 +14,7 @@ Other brokers ignore those arguments.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kombu import Exchange, Queue, binding
@@ -46,6 +47,10 @@ QUEUES = (EVENTS, *WORK_QUEUES)
 
 SENT_AT = "keyrepack_sent_at"
 """The header that says when a message was sent, in seconds since the epoch by its sender's clock."""
+
+LATEST_STAMP = 4_102_444_800
+"""2100-01-01: a later stamp is no time that a message was sent at."""
+
 DEAD = "keyrepack.dead"
 """RabbitMQ's dead letters: the exchange and its queue."""
 
@@ -57,6 +62,17 @@ DEAD_KEPT = 10_000
 
 _QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
 _WITH_DEAD_LETTERS = _QUORUM | {"x-dead-letter-exchange": DEAD, "x-delivery-limit": DELIVERIES}
+
+
+def read_sent_at(headers: object) -> float | None:
+    """Read a message's stamp, in seconds since the epoch; None where there is none, or anything else under its name.
+
+    Headers come from whoever reaches the broker: any type, and numbers that no float can hold.
+    """
+    value = headers.get(SENT_AT) if isinstance(headers, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST_STAMP:
+        return None
+    return float(value)
 
 
 def events_queue() -> Queue:

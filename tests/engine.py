@@ -256,7 +256,7 @@ class World:
             return get_repack(connection, repack.id)
 
     def rows(self, table: Any, *conditions: Any) -> list[dict[str, Any]]:
-        """Rows of a table, as stored, in the order of its primary key: without ORDER BY a database returns any order."""
+        """Return rows as stored, ordered by primary key: without ORDER BY a database returns any order."""
         with self.main.database.read() as connection:
             found = connection.execute(table.select().where(*conditions).order_by(*table.primary_key.columns))
             return [dict(row) for row in found.mappings()]

@@ -6,15 +6,14 @@ message: whoever can reach the broker can send one, and names a queue of ours at
 
 from __future__ import annotations
 
-from producers.topology import QUEUES
+from producers.topology import QUEUES, read_sent_at
 from workers.store.canaries import record_arrival
 from workers.store.database import Database
 
 
-def arrive(database: Database, queue: str, *, sent_at: object, owner: str) -> None:
-    """A canary came out of a queue. `sent_at`: its stamp, if it is one. Raises DatabaseFailed."""
+def arrive(database: Database, queue: str, *, headers: object, owner: str) -> None:
+    """Record that a canary came out of `queue`; its stamp is read off `headers`. Raises DatabaseFailed."""
     if queue not in QUEUES:
         return
-    stamp = float(sent_at) if isinstance(sent_at, int | float) else None
     with database.write() as connection:
-        record_arrival(connection, queue, sent_at=stamp, owner=owner)
+        record_arrival(connection, queue, sent_at=read_sent_at(headers), owner=owner)

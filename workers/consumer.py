@@ -15,7 +15,7 @@ from celery.worker.request import Request
 from celery.worker.state import revoked as dropped
 from kombu import Consumer
 
-from producers.topology import EVENTS, SENT_AT, declare, events_queue
+from producers.topology import EVENTS, declare, events_queue
 from schemas.errors import KeyrepackError
 from workers import canaries
 from workers.app import CANARY, app, seat, services, settings, waker
@@ -23,7 +23,7 @@ from workers.compose import arm_failpoints, process_name
 from workers.counters import Counters
 from workers.errors import DatabaseFailed, NotConfigured
 from workers.failpoints import Point, reach
-from workers.intake import handle_event, is_at_once, take_event
+from workers.intake import handle_event, is_at_once, set_aside, take_event
 from workers.logs import log
 from workers.presence import Presence
 from workers.sources import Sources
@@ -72,7 +72,22 @@ class EventConsumer(bootsteps.ConsumerStep):
         ]
 
     def on_message(self, message: Any) -> None:
-        """Take one message. While the database is away, or nobody can say who may say what, it is held."""
+        """Take one message. While the database is away, or nobody can say who may say what, it is held.
+
+        Whatever else taking it raises, it is set aside and the next one is taken: no message ends a worker. Only a
+        lost connection to the broker passes, for Celery to make a new one.
+        """
+        try:
+            self._take(message)
+        except (DatabaseFailed, NotConfigured) as error:
+            log.warning("event.held", code=error.code, why=str(error))
+            self._worker.timer.call_after(PAUSE_SECONDS, self.on_message, (message,))
+        except Exception as error:
+            if is_lost_connection(self._worker, error):
+                raise
+            self._set_aside(message, error)
+
+    def _take(self, message: Any) -> None:
         database = main_process_database()
         is_canary = isinstance(message.headers, dict) and message.headers.get("task") == CANARY
         if self._presence is not None:
@@ -80,18 +95,13 @@ class EventConsumer(bootsteps.ConsumerStep):
         if is_canary:
             self._take_canary(database, message)
             return
-        try:
-            waiting = take_event(
-                database,
-                body_of(message),
-                headers=message.headers or {},
-                sources=self._sources,
-                tolerance=settings.event_tolerance_seconds,
-            )
-        except (DatabaseFailed, NotConfigured) as error:
-            log.warning("event.held", code=error.code, why=str(error))
-            self._worker.timer.call_after(PAUSE_SECONDS, self.on_message, (message,))
-            return
+        waiting = take_event(
+            database,
+            body_of(message),
+            headers=message.headers if isinstance(message.headers, dict) else {},
+            sources=self._sources,
+            tolerance=settings.event_tolerance_seconds,
+        )
         reach(Point.EVENT_TAKEN)
         is_done = waiting is not None and self._did_at_once(waiting, database)
         # R8: after what is done at once: a broker that has just stopped must not hold a revocation up. The connection
@@ -99,6 +109,18 @@ class EventConsumer(bootsteps.ConsumerStep):
         message.ack_log_error(log, (*self._worker.connection_errors, *self._worker.channel_errors))
         if waiting is not None and not is_done:
             waker.event(waiting)
+
+    def _set_aside(self, message: Any, error: Exception) -> None:
+        """Keep a message that cannot be taken among the rejected events, then let go of it."""
+        log.error("event.set_aside", error=type(error).__name__)
+        try:
+            set_aside(main_process_database(), body_of(message), error)
+        except DatabaseFailed:
+            self._worker.timer.call_after(PAUSE_SECONDS, self._set_aside, (message, error))
+            return
+        except Exception as other:  # noqa: BLE001 - on RabbitMQ it is a dead letter then; elsewhere the log has it
+            log.critical("event.lost", error=type(other).__name__)
+        message.reject_log_error(log, (*self._worker.connection_errors, *self._worker.channel_errors))
 
     def shutdown(self, parent: Any) -> None:
         """See ConsumerStep.shutdown; and this process's row goes."""
@@ -116,7 +138,7 @@ class EventConsumer(bootsteps.ConsumerStep):
 
     def _take_canary(self, database: Database, message: Any) -> None:
         try:
-            canaries.arrive(database, EVENTS, sent_at=message.headers.get(SENT_AT), owner=self._owner)
+            canaries.arrive(database, EVENTS, headers=message.headers, owner=self._owner)
         except DatabaseFailed as error:
             log.warning("canary.left", code=error.code, why=str(error))
         message.ack_log_error(log, (*self._worker.connection_errors, *self._worker.channel_errors))  # another one comes
@@ -126,9 +148,10 @@ class EventConsumer(bootsteps.ConsumerStep):
             if not is_at_once(database, inbox_id):
                 return False
             handle_event(services(), inbox_id)
-        except (KeyrepackError, OSError) as error:
-            log.warning("event.left", why=str(error))
-            return False  # a task tries again, and the sweeper after it
+        except Exception as error:  # noqa: BLE001 - it is in the inbox: a task tries again, and the sweeper after it
+            told = str(error) if isinstance(error, KeyrepackError) else type(error).__name__
+            log.warning("event.left", why=told)
+            return False
         return True
 
 
@@ -141,6 +164,15 @@ class PunctualRequest(Request):
             return False
         dropped.add(self.id)
         return True
+
+
+def is_lost_connection(worker: Any, error: Exception) -> bool:
+    """Return True if `error` says that the connection to the broker is lost; `worker` is Celery's consumer.
+
+    kombu counts KeyError among Redis' connection errors; here it is a fault in what was read.
+    """
+    lost = (*worker.connection_errors, *worker.channel_errors)
+    return isinstance(error, lost) and not isinstance(error, KeyError)
 
 
 def install() -> None:

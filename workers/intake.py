@@ -76,6 +76,14 @@ def take_event(
     return received.id if received.state == "received" else None
 
 
+def set_aside(database: Database, body: bytes, error: Exception) -> None:
+    """Keep the body of a message that could not be taken, with the kind of fault. Raises DatabaseFailed."""
+    why = f"It could not be taken: {type(error).__name__}."  # R10: the text may hold what was in the message
+    rejected = EventRejected("not_taken", why, "Publish it again in another form, and report the fault.")
+    with database.write() as connection:
+        inbox.reject(connection, body, rejected)
+
+
 def receive_event(database: Database, event: Event, body: bytes, sender: Sender, *, tolerance: float) -> inbox.Received:
     """Record an event whose sender is verified, or find the record of the same one.
 

@@ -26,8 +26,9 @@ from kombu.transport.redis import Channel
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producers.topology import EVENTS, EXCHANGE, QUEUES, SENT_AT
+from producers.topology import EVENTS, EXCHANGE, QUEUES, read_sent_at
 from producers.transports import transport_options
+from schemas.broker_address import read_broker_url
 from workers.logs import log
 
 ANSWER_SECONDS = 2.0
@@ -69,7 +70,10 @@ class Broker(Protocol):
 def broker_of(url: str) -> Broker:
     """The one that a URL names; no connection is made yet."""
     if url.startswith(("redis://", "rediss://")):
-        client = Redis.from_url(url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
+        address = read_broker_url(url)
+        client = Redis.from_url(
+            address.url, **address.tls, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
+        )
         return RedisQueues(client)
     return AmqpQueues(url)
 
@@ -110,10 +114,10 @@ class RedisQueues:
         if message is None:
             return None
         try:
-            sent_at = json.loads(message)["headers"][SENT_AT]
-            return max(0.0, self._clock() - float(sent_at))
-        except (ValueError, KeyError, TypeError):
-            return None  # from a producer that does not stamp, or no message at all
+            sent_at = read_sent_at(json.loads(message)["headers"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None  # no message at all
+        return None if sent_at is None else max(0.0, self._clock() - sent_at)
 
     def _unacknowledged(self) -> Mapping[str, int] | None:
         """By queue; None where there are too many to read."""
@@ -136,7 +140,9 @@ class AmqpQueues:
     def __init__(self, url: str) -> None:
         connect: Any = Connection  # kombu has no types
         self._connection = connect(
-            url, connect_timeout=ANSWER_SECONDS, transport_options=transport_options(url) | {"max_retries": 0}
+            **read_broker_url(url).kombu,
+            connect_timeout=ANSWER_SECONDS,
+            transport_options=transport_options(url) | {"max_retries": 0},
         )
 
     def count(self) -> BrokerCounts:

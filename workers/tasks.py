@@ -95,6 +95,6 @@ def canary(self: Task) -> None:
     """Say that a queue is served: this has come through it."""
     own, queue = services(), str((self.request.delivery_info or {}).get("routing_key"))
     try:
-        canaries.arrive(own.database, queue, sent_at=self.request.get(SENT_AT), owner=own.owner)
+        canaries.arrive(own.database, queue, headers={SENT_AT: self.request.get(SENT_AT)}, owner=own.owner)
     except Transient as error:
         log.warning("canary.left", code=error.code, why=str(error))

@@ -15,7 +15,7 @@ from celery.worker.consumer import Consumer
 from producers.topology import dead_letters, has_dead_letters
 from schemas.errors import EventRejected
 from workers.app import TASK_IDS
-from workers.consumer import PAUSE_SECONDS, main_process_database
+from workers.consumer import PAUSE_SECONDS, is_lost_connection, main_process_database
 from workers.errors import DatabaseFailed
 from workers.logs import log
 from workers.store import inbox
@@ -58,8 +58,7 @@ class WakeUpConsumer(Consumer):
             except WakeUpRefused as error:
                 self._refuse(message, error)
             except Exception as error:
-                is_lost = isinstance(error, (*self.connection_errors, *self.channel_errors))
-                if is_lost and not isinstance(error, KeyError):  # which kombu counts among Redis' connection errors
+                if is_lost_connection(self, error):
                     raise
                 self._refuse(message, _malformed(message, error))  # a header of another kind than Celery thinks
 

@@ -335,7 +335,7 @@ def test_a_workspace_is_revoked_while_an_environment_is_created_in_it(world: Wor
 
 
 def test_a_writer_who_commits_while_the_shredder_waits_loses_no_key(world: World) -> None:
-    """R5: the shredder's proof sees what was committed while it waited for a writer, whatever the database's default."""
+    """R5: the shredder's proof sees what was committed while it waited, whatever the database's default isolation."""
     if world.main.database.dialect == "sqlite":
         pytest.skip("SQLite has one writer at a time: the shredder waits before it reads anything")
     environment = world.environment()
@@ -371,5 +371,7 @@ def test_a_writer_who_commits_while_the_shredder_waits_loses_no_key(world: World
 
 def is_waited_for(connection: Connection) -> bool:
     """Return True if another transaction waits for a lock of this one. PostgreSQL only."""
-    query = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+    )
     return bool(connection.execute(text(query)).scalar_one())

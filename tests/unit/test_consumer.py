@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,10 +16,11 @@ from kombu import Connection
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from producers.topology import EVENTS
+from producers.topology import EVENTS, SENT_AT
 from schemas.events import Event
+from schemas.signatures import HEADERS
 from workers import consumer as module
-from workers.app import make_app
+from workers.app import CANARY, make_app
 from workers.compose import build_services
 from workers.consumer import EventConsumer
 from workers.embedded.ports import free_port
@@ -25,8 +29,10 @@ from workers.kms.memory import MemoryKms
 from workers.settings import Settings
 from workers.sources import Sources
 from workers.store import models
+from workers.store.canaries import list_canaries
 from workers.store.database import Database
 from workers.store.environments import get_environment
+from workers.store.inbox import list_rejected
 from workers.store.schema import migrate
 
 
@@ -36,10 +42,13 @@ class Message:
 
     body: bytes | str
     became: list[str] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Any = field(default_factory=dict)
 
     def ack_log_error(self, logger: Any, errors: tuple[type[Exception], ...]) -> None:
         self.became.append("acknowledged")
+
+    def reject_log_error(self, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+        self.became.append("rejected")
 
 
 @dataclass
@@ -98,6 +107,13 @@ def step(database: Database, monkeypatch: pytest.MonkeyPatch) -> EventConsumer:
     step._sources = Sources(None, allow_unsigned=True)
     step._worker = Worker()
     return step
+
+
+ODD_VALUES = [
+    10**400, -(10**400), 1e308, -1.0, float("inf"), float("nan"), True, None, "noon", "\x00", "\ud800", b"\xff",
+    [], {}, ["x"], {"x": 1}, Decimal("1e9999"), Decimal("NaN"), datetime(2026, 1, 1, tzinfo=UTC),
+]  # fmt: skip
+"""What a header can hold: any type of JSON, and AMQP's own."""
 
 
 def an_event() -> Event:
@@ -173,6 +189,80 @@ def test_what_is_no_event_is_kept_and_acknowledged(
     assert rows(database, "rejected_events") == [None]
     assert rows(database, "inbox") == []
     assert wakes.events == []
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=repr)
+def test_a_canary_with_any_stamp_ends_no_consumer(
+    database: Database, wakes: Wakes, step: EventConsumer, value: object
+) -> None:
+    """A canary is a hint: one with an odd stamp says that its queue is served, and not for how long it waited."""
+    message = Message(b"", headers={"task": CANARY, SENT_AT: value})
+    step.on_message(message)
+    assert message.became == ["acknowledged"]
+    with database.read() as connection:
+        found = list_canaries(connection)[EVENTS]
+    assert found.wait_seconds is None
+
+
+def test_a_message_with_any_header_is_recorded_or_kept(database: Database, wakes: Wakes, step: EventConsumer) -> None:
+    """Whatever its headers hold, it ends in the inbox or among the rejected events, and the consumer goes on."""
+    sent = 0
+    for name, value in itertools.product([*HEADERS, "task", SENT_AT, "compression", ""], ODD_VALUES):
+        for headers in ({name: value}, dict.fromkeys(HEADERS, "1") | {name: value}):
+            message = Message(an_event().to_bytes(), headers=headers)
+            step.on_message(message)
+            sent += 1
+            assert message.became == ["acknowledged"], headers
+    assert len(rows(database, "inbox")) + len(rows(database, "rejected_events")) == sent
+
+
+def test_a_rejected_message_with_odd_headers_is_kept(database: Database, wakes: Wakes, step: EventConsumer) -> None:
+    """Its headers are kept as text that every database takes: a NUL is none."""
+    step.on_message(Message(b"{", headers={HEADERS[0]: "a\x00b\ud800", HEADERS[1]: b"\xff", HEADERS[2]: "x" * 10_000}))
+    with database.read() as connection:
+        [kept] = list_rejected(connection)
+    assert kept["headers"] == {HEADERS[0]: "a\ufffdb?", HEADERS[1]: "\ufffd", HEADERS[2]: "x" * 4096}
+
+
+@pytest.mark.parametrize("headers", [None, [], "x", 7, {7: "x"}, {b"task": 1}], ids=repr)
+def test_headers_that_are_no_table_end_no_consumer(
+    database: Database, wakes: Wakes, step: EventConsumer, headers: object
+) -> None:
+    """What is there instead of a table of headers counts as none."""
+    message = Message(an_event().to_bytes(), headers=headers)
+    step.on_message(message)
+    assert message.became == ["acknowledged"]
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), KeyError("x"), RecursionError(), TypeError(), MemoryError()])
+def test_a_message_that_cannot_be_taken_is_set_aside_and_the_next_one_is_taken(
+    database: Database, wakes: Wakes, step: EventConsumer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Any fault in taking a message is that message's own; its text, which may quote the message, is not kept."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "take_event", lambda *_, **__: raising(error))
+        message = Message(an_event().to_bytes())
+        step.on_message(message)
+    assert message.became == ["rejected"]
+    with database.read() as connection:
+        [kept] = list_rejected(connection)
+    assert (kept["code"], kept["body"]) == ("not_taken", message.body)
+    assert "secret" not in kept["why"]
+    following = an_event()
+    step.on_message(Message(following.to_bytes()))
+    assert rows(database, "inbox") == [following.id]
+
+
+def raising(error: Exception) -> None:
+    """Raise an error, as an expression."""
+    raise error
+
+
+def test_a_lost_connection_to_the_broker_passes(step: EventConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery makes a new one."""
+    monkeypatch.setattr(module, "take_event", lambda *_, **__: raising(ConnectionResetError()))
+    with pytest.raises(ConnectionResetError):
+        step.on_message(Message(b"{}"))
 
 
 def test_an_event_is_held_while_the_database_is_away(

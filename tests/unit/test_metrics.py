@@ -93,7 +93,7 @@ def test_what_was_seen_is_told(world: World, watch: Watch) -> None:
     environment = world.environment()
     locking.revoke(world.main, [environment], actor="customer")
     sweeper.verify_audit(world.main)
-    canaries.arrive(world.main.database, "keyrepack.urgent", sent_at=None, owner="w1")
+    canaries.arrive(world.main.database, "keyrepack.urgent", headers={}, owner="w1")
     samples = scraped(watch)
     assert one(samples, "locked_environments", cause="revoked") == 1
     assert one(samples, "locked_environments", cause="lost") == 0

@@ -108,7 +108,11 @@ def reject(
     headers: Mapping[str, object] | None = None,
 ) -> None:
     """Keep an event that must not take effect, with its reason: dead-lettered, never dropped."""
-    signed = {name.lower(): str(value) for name, value in (headers or {}).items() if name.lower() in HEADERS}
+    signed = {
+        name.lower(): storable(value)
+        for name, value in (headers or {}).items()
+        if isinstance(name, str) and name.lower() in HEADERS
+    }
     connection.execute(
         insert(rejected_events).values(
             source=event.source if event else None,
@@ -122,6 +126,13 @@ def reject(
             rejected_at=db_now(),
         )
     )
+
+
+def storable(value: object) -> str:
+    """Return `value` as text that every database takes: no NUL, no half of a surrogate pair, KEPT_BYTES at most."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    text = text[:KEPT_BYTES].replace("\x00", "\ufffd")
+    return text.encode(errors="replace").decode()
 
 
 def list_rejected(

@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import event
 
-from producers.topology import EVENTS, QUEUES, REPACKS
+from producers.topology import EVENTS, QUEUES, REPACKS, SENT_AT
 from schemas.states import Mode, Stage
 from tests.engine import World, usual_tree
 from workers import canaries, locking, sweeper
@@ -125,15 +125,15 @@ def test_a_worker_that_is_not_heard_of_is_silent(world: World, watch: Watch) -> 
 def test_a_canary_is_known_by_its_queue(world: World, watch: Watch) -> None:
     """The newest counts; a queue that is none of ours is not written down; without a stamp the wait is unknown."""
     database = world.main.database
-    canaries.arrive(database, REPACKS, sent_at=time.time() - 100, owner="a")
-    canaries.arrive(database, REPACKS, sent_at=time.time() - 7, owner="b")
-    canaries.arrive(database, EVENTS, sent_at="yesterday", owner="b")
-    canaries.arrive(database, "somebody.else", sent_at=None, owner="b")
+    canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 100}, owner="a")
+    canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 7}, owner="b")
+    canaries.arrive(database, EVENTS, headers={SENT_AT: "yesterday"}, owner="b")
+    canaries.arrive(database, "somebody.else", headers={}, owner="b")
     seen = {queue.name: queue for queue in watch.look().queues}
     assert seen[REPACKS].canary_wait_seconds == pytest.approx(7, abs=3)
     assert seen[REPACKS].canary_seconds == pytest.approx(0, abs=3)
     assert (seen[EVENTS].canary_wait_seconds, seen[EVENTS].canary_seconds is None) == (None, False)
-    assert [row["queue"] for row in world.rows(models.canaries)] == [REPACKS, EVENTS]
+    assert [row["queue"] for row in world.rows(models.canaries)] == [EVENTS, REPACKS]
 
 
 def test_an_overview_follows_a_repack(world: World, watch: Watch) -> None:

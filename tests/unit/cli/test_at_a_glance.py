@@ -64,7 +64,7 @@ def test_a_check_has_an_exit_status_and_its_reasons(seeded: Keyrepack) -> None:
     assert seeded("health", "check", "--worker", "w1").out == "No process of worker w1 is heard of.\n"
     services = seeded.services()
     for queue in QUEUES:
-        canaries.arrive(services.database, queue, sent_at=None, owner="w1")
+        canaries.arrive(services.database, queue, headers={}, owner="w1")
     services.close()
     answer = seeded("health", "check", "--json")
     assert (answer.status, answer.document["ok"]) == (1, False)
