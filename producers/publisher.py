@@ -13,6 +13,7 @@ from producers.signing import sign
 from producers.topology import EXCHANGE, SENT_AT, declare
 from producers.transports import PUBLISH_TIMEOUT, publisher_options
 from schemas.aws_events import read_message
+from schemas.broker_address import read_broker_url
 from schemas.errors import KeyrepackError
 from schemas.events import CONTENT_TYPE, INBOUND, read_data
 
@@ -37,9 +38,13 @@ class KombuPublisher:
     """Publishes through any broker kombu speaks; confirmed where the broker can (RabbitMQ)."""
 
     def __init__(self, url: str, *, exchange: Exchange = EXCHANGE) -> None:
-        """`exchange` is where inbound events go, unless this system tells its own (TOLD)."""
+        """Connect at the first publish. Raises ValueError for a URL with TLS options that are none.
+
+        `exchange` is where inbound events go, unless this system tells its own (TOLD).
+        """
         options = publisher_options(url)
-        self._connection = Connection(url, transport_options=options, connect_timeout=PUBLISH_TIMEOUT)
+        address = read_broker_url(url).kombu
+        self._connection = Connection(**address, transport_options=options, connect_timeout=PUBLISH_TIMEOUT)
         self._exchange = exchange
 
     def publish(self, body: bytes, *, routing_key: str, headers: Mapping[str, str] | None = None) -> None:

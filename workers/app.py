@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, SENT_AT, URGENT, work_queues
 from producers.transports import PUBLISH_TIMEOUT, consumer_options, kind_of
+from schemas.broker_address import read_broker_url
 from workers.clock import SharedClock
 from workers.compose import process_services
 from workers.logs import configure_logs, log
@@ -139,11 +140,14 @@ def _canaries(seconds: float) -> dict[str, dict[str, Any]]:
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings, each with its reason. Celery ignores unknown names in silence: a test checks every one."""
     sweep, poll, url = settings.sweep_seconds, settings.poll_tick, settings.broker_url.get_secret_value()
+    address = read_broker_url(url)
     return {
-        "broker_url": url,
+        "broker_url": address.url,
+        "broker_use_ssl": dict(address.tls) or False,  # our transport's name hides `rediss` from kombu
         "broker_transport": TRANSPORTS.get(kind_of(url)),
         "broker_transport_options": consumer_options(url, visibility_timeout=settings.visibility_timeout),
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a worker waits for its broker for as long as it takes
         "broker_connection_timeout": 5,
         "broker_pool_limit": 10,
         "broker_heartbeat": 10,

@@ -12,6 +12,7 @@ from uuid import uuid4
 from redis import Redis
 
 from producers.transports import kind_of
+from schemas.broker_address import read_broker_url
 from workers.aio import Loop
 from workers.cache import PlaintextCache
 from workers.chain import Chain
@@ -102,18 +103,18 @@ def broker_bell(settings: Settings) -> Bell:
     url = settings.broker_url.get_secret_value()
     if kind_of(url) != "redis":
         return QuietBell()
-    return RedisBell(Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2))
+    address = read_broker_url(url)
+    return RedisBell(Redis.from_url(address.url, **address.tls, socket_timeout=5, socket_connect_timeout=2))
 
 
 def _kms_budget(settings: Settings) -> Budget:
     """Counted in the Redis that is named, else in the broker, else by each process for its part."""
     terms = Terms(rate=settings.kms_calls_per_second, burst=settings.kms_burst, live_share=settings.kms_live_share)
     url = (settings.kms_budget_url or settings.broker_url).get_secret_value()
-    return make_budget(url if _is_redis(url) else None, terms, processes=settings.kms_processes)
-
-
-def _is_redis(url: str) -> bool:
-    return url.startswith(("redis://", "rediss://"))
+    address = read_broker_url(url) if kind_of(url) == "redis" else None
+    return make_budget(
+        address.url if address else None, terms, processes=settings.kms_processes, tls=address.tls if address else {}
+    )
 
 
 def _providers(settings: Settings, database: Database, meter: Meter) -> list[KmsProvider]:

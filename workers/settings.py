@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from schemas.broker_address import read_broker_url
 from workers.failpoints import Failpoint
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -33,7 +34,10 @@ class Settings(BaseSettings):
         default=SecretStr("sqlite:///.keyrepack/keyrepack.db"),
         description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME.",
     )
-    broker_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="kombu URL of the broker.")
+    broker_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="URL of the broker: redis, rediss, amqp, amqps or sqs; TLS is verified.",
+    )
     managed_key_file: Path | None = Field(
         default=None, description="File of the platform's own main key (mode 0600). Without it `managed:` is closed."
     )
@@ -204,6 +208,13 @@ class Settings(BaseSettings):
     def _is_a_folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
             raise ValueError(f"there is no folder {value}")
+        return value
+
+    @field_validator("broker_url", "kms_budget_url")
+    @classmethod
+    def _has_known_tls_options(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            read_broker_url(value.get_secret_value())
         return value
 
     @field_validator("openbao_address")

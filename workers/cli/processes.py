@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,12 +21,14 @@ def worker(
     events: Annotated[
         bool, typer.Option("--events/--no-events", help="Also take other services' events from the broker.")
     ] = True,
-) -> None:
+) -> int:
     """Run a worker: it takes wake-ups, walks shards, and takes events from other services.
 
-    Any number of them may run, on any number of hosts; each may be killed at any time.
+    Any number of them may run, on any number of hosts; each may be killed at any time. Its exit status is 0 when it
+    was told to stop, and another one when it ended by an error.
     """
     from producers.topology import WORK_QUEUES
+    from workers.cli.failures import FAILED
     from workers.cli.session import read_settings
 
     settings = read_settings()  # a wrong setting is told in a sentence, before Celery loads
@@ -35,13 +38,19 @@ def worker(
 
     if events:
         consumer.install()
-    app.worker_main(
-        [
-            "worker", "--pool=prefork", f"--concurrency={concurrency}", f"--queues={queues or ','.join(WORK_QUEUES)}",
-            f"--hostname={name}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat",
-            f"--loglevel={settings.log_level}",
-        ]
-    )  # fmt: skip
+    celery_worker = app.Worker(
+        hostname=f"{name}@{socket.gethostname()}",
+        pool_cls="prefork",
+        concurrency=concurrency,
+        queues=queues or ",".join(WORK_QUEUES),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel=settings.log_level,
+    )
+    celery_worker.start()
+    # Celery ends without a status where a signal ended it in mid-work; whoever supervises must not take that for done.
+    return FAILED if celery_worker.exitcode is None else int(celery_worker.exitcode)
 
 
 def _require_schema(settings: Settings) -> None:

@@ -128,11 +128,12 @@ def dead_letters(settings: Settings) -> int | None:
 
     from producers.topology import count_dead_letters
     from producers.transports import transport_options
+    from schemas.broker_address import read_broker_url
 
     connect: Any = Connection  # kombu has no types
     url = settings.broker_url.get_secret_value()
     options = transport_options(url) | {"socket_connect_timeout": BROKER_SECONDS, "max_retries": 0}
-    connection = connect(url, connect_timeout=BROKER_SECONDS, transport_options=options)
+    connection = connect(**read_broker_url(url).kombu, connect_timeout=BROKER_SECONDS, transport_options=options)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
         return count_dead_letters(connection.default_channel)

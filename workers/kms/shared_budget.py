@@ -6,7 +6,7 @@ While Redis is away every process counts alone, with its part of the rate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
@@ -68,9 +68,17 @@ return {{tostring(wait), tostring(rate), tostring(background), tostring(live)}}
 class SharedBudget:
     """Counts in Redis, for every process that is pointed to it."""
 
-    def __init__(self, url: str, terms: Terms, *, alone: Budget, clock: Callable[[], float] = time.monotonic) -> None:
-        """`alone` counts while Redis is away."""
-        self._client: Any = Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0)
+    def __init__(
+        self,
+        url: str,
+        terms: Terms,
+        *,
+        alone: Budget,
+        tls: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect at the first question. `alone` counts while Redis is away; `tls`: options of redis' client."""
+        self._client: Any = Redis.from_url(url, **(tls or {}), socket_timeout=1.0, socket_connect_timeout=1.0)
         self._ask_script = self._client.register_script(SCRIPT)
         self._terms, self._alone, self._clock = terms, alone, clock
         self._away_until = float("-inf")
@@ -129,7 +137,7 @@ class SharedBudget:
         log.warning("kms_budget.counts_alone", error=type(error).__name__, seconds=AWAY_SECONDS)
 
 
-def make_budget(url: str | None, terms: Terms, *, processes: int) -> Budget:
+def make_budget(url: str | None, terms: Terms, *, processes: int, tls: Mapping[str, Any] | None = None) -> Budget:
     """The budget of an installation. Without a Redis each of its processes takes its part of the rate."""
     alone = LocalBudget(terms.among(processes))
-    return alone if url is None else SharedBudget(url, terms, alone=alone)
+    return alone if url is None else SharedBudget(url, terms, alone=alone, tls=tls)
