@@ -21,24 +21,24 @@ from sqlalchemy import Connection, Engine, event
 
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
-from workers.aio import Loop
-from workers.cache import PlaintextCache
-from workers.chain import Chain
-from workers.epochs import Epochs
-from workers.keyring import Keyring
-from workers.kms.memory import MemoryKms
+from workers.broker.waker import Silence, Waker
+from workers.crypto.epochs import Epochs
+from workers.crypto.key_opener import Chain
+from workers.crypto.plaintext_cache import PlaintextCache
+from workers.crypto.rewrap import RandomBytes
+from workers.keyring.keyring import Keyring
+from workers.kms.local.memory import MemoryKms
 from workers.kms.registry import KmsRegistry
-from workers.repack import Request, start_repack, walk_slice
-from workers.rewrap import RandomBytes
+from workers.repack.lifecycle import Request, start_repack, walk_slice
+from workers.runtime.event_loop import Loop
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
+from workers.store.data_key_pages import pages_for
 from workers.store.database import Database
 from workers.store.environments import Environment, get_environment
 from workers.store.keys import Pair
 from workers.store.models import metadata
-from workers.store.pages import pages_for
 from workers.store.repacks import Repack, get_repack
-from workers.wake import Silence, Waker
 
 SLICES = 5000
 """More slices than any test's repack needs: a run that takes more goes round in circles."""

@@ -23,7 +23,7 @@ from producers.topology import DEAD, EVENTS, EXCHANGE, TOLD, WORK_QUEUES
 from tests.poll import poll
 from tests.servers import ServerMissing
 from workers.embedded.ports import LOOPBACK, free_port, is_open
-from workers.embedded.processes import Child, Supervisor
+from workers.embedded.supervisor import Child, Supervisor
 
 PROGRAMS = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),)
 """The server itself: what Debian puts on PATH is a wrapper that wants to be root, and another user."""

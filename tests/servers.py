@@ -31,9 +31,9 @@ import psycopg
 
 from tests.poll import poll
 from workers.embedded.ports import LOOPBACK, free_port
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import RedisServer
 from workers.embedded.redis import running_redis as _running_redis
+from workers.embedded.supervisor import Child, Supervisor
 from workers.errors import NotConfigured
 
 READY_SECONDS = 30.0

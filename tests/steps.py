@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.states import Stage
 from tests.engine import Actor, World
-from workers.repack import walk_slice
+from workers.repack.lifecycle import walk_slice
 from workers.store.repacks import Repack
 
 

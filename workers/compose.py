@@ -13,31 +13,31 @@ from redis import Redis
 
 from producers.transports import kind_of
 from schemas.broker_address import read_broker_url
-from workers.aio import Loop
-from workers.cache import PlaintextCache
-from workers.chain import Chain
-from workers.counters import Counters
-from workers.epochs import Bell, Epochs, QuietBell, RedisBell
-from workers.failpoints import Failpoint, arm
-from workers.kms.aws import AwsKms
-from workers.kms.aws_access import read_access
-from workers.kms.budget import Budget, Meter, Terms
-from workers.kms.managed import ManagedKms
-from workers.kms.memory import MemoryKms
-from workers.kms.openbao import OpenBaoKms
-from workers.kms.openbao_client import OpenBaoClient
+from workers.broker.waker import Silence, Waker
+from workers.crypto.epochs import Bell, Epochs, QuietBell, RedisBell
+from workers.crypto.key_opener import Chain
+from workers.crypto.plaintext_cache import PlaintextCache
+from workers.kms.aws.access import read_access
+from workers.kms.aws.main_key import AwsKms
+from workers.kms.local.managed import ManagedKms
+from workers.kms.local.memory import MemoryKms
+from workers.kms.local.uploaded import UploadedKms
+from workers.kms.openbao.client import OpenBaoClient
+from workers.kms.openbao.main_key import OpenBaoKms
 from workers.kms.port import KmsProvider
+from workers.kms.rate_limit.budget import Budget, Meter, Terms
+from workers.kms.rate_limit.shared_budget import make_budget
 from workers.kms.registry import KmsRegistry
-from workers.kms.shared_budget import make_budget
-from workers.kms.uploaded import UploadedKms
+from workers.runtime.counters import Counters
+from workers.runtime.event_loop import Loop
+from workers.runtime.failpoints import Failpoint, arm
+from workers.runtime.settings import Settings
+from workers.runtime.tracing import open_tracer
 from workers.services import Services
-from workers.settings import Settings
+from workers.store.data_key_pages import pages_for
 from workers.store.database import Database
 from workers.store.keys import Pair
-from workers.store.pages import pages_for
 from workers.store.uploads import load_sealed
-from workers.tracing import open_tracer
-from workers.wake import Silence, Waker
 
 _lock = threading.Lock()
 _built: dict[int, Services] = {}

@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from workers.aio import Loop
-from workers.cache import PlaintextCache
-from workers.chain import Chain
-from workers.counters import Counters
-from workers.epochs import Epochs
-from workers.kms.budget import Left
+from workers.broker.waker import Waker
+from workers.crypto.epochs import Epochs
+from workers.crypto.key_opener import Chain
+from workers.crypto.plaintext_cache import PlaintextCache
+from workers.crypto.rewrap import RandomBytes
+from workers.kms.rate_limit.budget import Left
 from workers.kms.registry import KmsRegistry
-from workers.rewrap import RandomBytes
-from workers.settings import Settings
+from workers.runtime.counters import Counters
+from workers.runtime.event_loop import Loop
+from workers.runtime.settings import Settings
+from workers.runtime.tracing import Tracer, Untraced
+from workers.store.data_key_pages import Pages
 from workers.store.database import Database
 from workers.store.keys import Pair
-from workers.store.pages import Pages
-from workers.tracing import Tracer, Untraced
-from workers.wake import Waker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ import redis
 
 from producers.topology import EVENTS, EXCHANGE
 from tests.rabbitmq import STACK, RabbitServer
-from workers.embedded.processes import Supervisor
 from workers.embedded.redis import start_redis
+from workers.embedded.supervisor import Supervisor
 
 
 class Broker(Protocol):

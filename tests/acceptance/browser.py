@@ -22,12 +22,12 @@ from pydantic import SecretStr
 from producers.publisher import KombuPublisher
 from schemas.events import Event
 from tests.poll import poll
-from workers.cli.seeding import seed_hierarchy
+from workers.cli.seed_tree import seed_hierarchy
 from workers.compose import build_services
-from workers.dashboard.users import Role, Users
+from workers.dashboard.auth.users import Role, Users
 from workers.embedded.simulator import SimulatorClient
-from workers.keyring import Keyring
-from workers.settings import Settings
+from workers.keyring.keyring import Keyring
+from workers.runtime.settings import Settings
 
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -19,8 +19,8 @@ from tests.acceptance.brokers import Broker, RabbitBroker, RedisBroker
 from tests.acceptance.stack import LOG_LINES, LOG_WIDTH, Stack
 from tests.poll import poll
 from tests.servers import PostgresServer
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.simulator import SimulatorClient
+from workers.embedded.supervisor import Child, Supervisor
 
 _failed = pytest.StashKey[bool]()
 

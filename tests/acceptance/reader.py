@@ -18,8 +18,8 @@ from uuid import UUID
 
 from schemas.errors import KeyrepackError
 from workers.compose import broker_bell, build_services
-from workers.keyring import Keyring
-from workers.settings import Settings
+from workers.keyring.keyring import Keyring
+from workers.runtime.settings import Settings
 
 PAUSE = 0.005
 """Between two reads: a reader that spins would starve the workers on a small machine."""

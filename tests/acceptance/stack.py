@@ -28,12 +28,13 @@ from schemas.states import RepackState, Stage
 from tests.acceptance.brokers import Broker
 from tests.poll import poll
 from workers.compose import build_services
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.simulator import SimulatorClient
-from workers.keyring import Keyring
-from workers.kms.managed import create_managed_key_file
+from workers.embedded.supervisor import Child, Supervisor
+from workers.integrity.verify import verify_environment
+from workers.keyring.keyring import Keyring
+from workers.kms.local.managed import create_managed_key_file
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
 from workers.store import inbox
 from workers.store.audit import verify_chain
 from workers.store.environments import Environment
@@ -41,7 +42,6 @@ from workers.store.models import inbox as inbox_rows
 from workers.store.repacks import Repack, get_repack, latest_repack
 from workers.store.schema import migrate
 from workers.store.shards import LEASED, Progress, list_shards, progress
-from workers.verify import verify_environment
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect
 from schemas.events import Event
 from tests.acceptance.browser import PATIENCE_MS, WIDTHS, Person, Up, chromium, running_browser, standing, until_ended
 from tests.conftest import missing
-from workers.dashboard.users import Role
+from workers.dashboard.auth.users import Role
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
 

@@ -17,8 +17,8 @@ from schemas.events import Event
 from schemas.states import RepackState
 from tests.acceptance.stack import Seeded, Stack
 from tests.poll import poll
-from workers.embedded.processes import Child, Supervisor
-from workers.keyring import Keyring
+from workers.embedded.supervisor import Child, Supervisor
+from workers.keyring.keyring import Keyring
 from workers.store.environments import Environment
 
 READERS = 8

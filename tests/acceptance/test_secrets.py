@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from schemas.states import RepackState
 from tests.acceptance.stack import PATIENCE, Seeded, Stack
-from workers.app import WALK, make_app
+from workers.celery_app.app import WALK, make_app
 from workers.store import models
 
 pytestmark = pytest.mark.acceptance

@@ -9,8 +9,8 @@ import pytest
 
 from producers.topology import EVENTS, QUEUES, WORK_QUEUES
 from tests.acceptance.stack import ON_SQLITE, PATIENCE, WORKERS, Stack
-from workers.overview import Overview, Watch
-from workers.queues import broker_of
+from workers.broker.queue_depths import broker_of
+from workers.monitoring.overview import Overview, Watch
 
 pytestmark = [pytest.mark.acceptance, ON_SQLITE]
 

@@ -18,10 +18,10 @@ from sqlalchemy import func, select
 from schemas.states import ENDED, Stage
 from tests.bench.outcome import Outcome, console
 from tests.bench.stack import PATIENCE_SECONDS, Bench, running_bench
-from workers.keyring import Keyring
+from workers.integrity.verify import verify_environment
+from workers.keyring.keyring import Keyring
 from workers.store import models
 from workers.store.environments import Environment, get_environment
-from workers.verify import verify_environment
 
 KEYS_IN_SMALL = 100
 SEEDERS = 4

@@ -12,8 +12,8 @@ from tests.bench.curve import Point, draw_curve
 from tests.bench.outcome import Outcome, console
 from tests.bench.phases import DEBUG, read_phases
 from tests.bench.stack import Bench, running_bench, seconds_of
+from workers.integrity.verify import verify_environment
 from workers.store.repacks import Repack
-from workers.verify import verify_environment
 
 KEYS_BELOW_A_ROOT = 10_000
 FEWEST_ROOTS = 10

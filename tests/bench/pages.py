@@ -1,7 +1,7 @@
 """`python -m tests.bench.pages`: how long a page takes with 1,000 environments and runs over 10,000,000 keys.
 
 The rows that pages read are there as a year of work leaves them: environments, tops, root wraps, repacks, shards, audit
-records. Of the keys themselves there are none, for no page reads one: `tests/unit/dashboard/test_reads.py` holds that.
+records. Of the keys themselves there are none, for no page reads one: `tests/unit/dashboard/views/test_reads.py`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from starlette.testclient import TestClient
 from tests.unit.dashboard.conftest import HOST, FakeBroker
 from workers.compose import build_services
 from workers.dashboard.application import make_application
+from workers.dashboard.auth.users import Role, Users
 from workers.dashboard.site import make_site
-from workers.dashboard.users import Role, Users
-from workers.kms.memory import MemoryKms
-from workers.settings import Settings
+from workers.kms.local.memory import MemoryKms
+from workers.runtime.settings import Settings
 from workers.store import models
 from workers.store.audit import append_record
 from workers.store.database import Database

@@ -19,8 +19,8 @@ from tests.bench import fair
 from tests.bench.outcome import Outcome
 from tests.bench.stack import Bench, running_bench
 from workers.compose import build_services
-from workers.keyring import Keyring
-from workers.settings import Settings
+from workers.keyring.keyring import Keyring
+from workers.runtime.settings import Settings
 from workers.store.environments import Environment
 
 RATE, BURST = 15, 10

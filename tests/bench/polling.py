@@ -19,14 +19,14 @@ from rich.table import Table
 from tests.bench.outcome import Outcome, console
 from workers.compose import build_services
 from workers.embedded.ports import free_port
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.simulator import SimulatorClient
 from workers.embedded.stack import SIMULATOR, wait_for_simulator
-from workers.settings import Settings
+from workers.embedded.supervisor import Child, Supervisor
+from workers.main_keys.polling import poll_main_keys
+from workers.runtime.settings import Settings
 from workers.store.environments import create_environment
 from workers.store.models import main_keys
 from workers.store.schema import migrate
-from workers.watching import poll_main_keys
 
 REGIONS = ("eu-west-1", "eu-central-1", "us-east-1", "us-west-2", "ap-south-1")
 BOUNDED_MB = 10.0

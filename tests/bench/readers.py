@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.bench.stack import Bench
 from tests.poll import poll
-from workers.embedded.processes import Child
-from workers.keyring import Created
+from workers.embedded.supervisor import Child
+from workers.keyring.keyring import Created
 from workers.store.environments import Environment
 
 KEYS = 50

@@ -17,10 +17,10 @@ from rich.table import Table
 from tests.bench.ceiling import measure_ceiling
 from tests.bench.outcome import Outcome, console
 from tests.bench.stack import Bench, running_bench, seconds_of
+from workers.integrity.verify import verify_environment
 from workers.store.environments import Environment
 from workers.store.repacks import Repack
 from workers.store.shards import LEASED, Progress, list_shards, progress
-from workers.verify import verify_environment
 
 RATIOS = {"postgresql": 0.65, "sqlite": 0.45}
 """Least share of the ceiling of one process that two workers reach, at 1,000,000 data keys."""

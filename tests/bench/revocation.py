@@ -24,7 +24,7 @@ from tests.bench.readers import Readers, running_readers
 from tests.bench.spread import spread
 from tests.bench.stack import Bench, running_bench
 from tests.poll import poll
-from workers.epochs import TICK_SECONDS
+from workers.crypto.epochs import TICK_SECONDS
 from workers.store.environments import Environment, get_environment, lock_environment
 from workers.store.models import inbox, shards
 

@@ -22,7 +22,7 @@ from schemas.envelope import (
     fingerprint_prefix,
 )
 from schemas.keys import KEY_BYTES
-from workers.minting import material_of
+from workers.keyring.minting import material_of
 from workers.services import Services
 from workers.store.database import Connection
 from workers.store.environments import Environment

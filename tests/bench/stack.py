@@ -19,14 +19,14 @@ from tests.bench.seeding import seed_data_keys
 from tests.servers import running_postgresql
 from workers.compose import build_services
 from workers.embedded.ports import free_port
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import start_redis
 from workers.embedded.simulator import SimulatorClient
 from workers.embedded.stack import SIMULATOR, wait_for_simulator
-from workers.keyring import Keyring
-from workers.kms.managed import create_managed_key_file
+from workers.embedded.supervisor import Child, Supervisor
+from workers.keyring.keyring import Keyring
+from workers.kms.local.managed import create_managed_key_file
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
 from workers.store.environments import Environment
 from workers.store.repacks import Repack, latest_repack
 from workers.store.schema import migrate

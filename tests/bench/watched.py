@@ -15,11 +15,11 @@ from rich.table import Table
 from tests.bench.browsers import Browsers, Seen, running_browsers
 from tests.bench.outcome import Outcome, console
 from tests.bench.stack import Bench, running_bench, seconds_of
-from workers.dashboard.passwords import hash_password
+from workers.dashboard.auth.passwords import hash_password
 from workers.embedded.stack import DASHBOARD, Servers, start_dashboard, wait_for_dashboard
+from workers.integrity.verify import verify_environment
 from workers.store.environments import Environment
 from workers.store.repacks import Repack
-from workers.verify import verify_environment
 
 BROWSERS = 50
 """Half of them on the overview, half on the run's own page; each somebody's own session."""

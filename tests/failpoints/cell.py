@@ -23,11 +23,11 @@ from schemas.states import Mode, RepackState
 from tests.failpoints.worker import forks, operate, work
 from tests.poll import poll
 from workers.compose import build_services
-from workers.failpoints import Action, Point
-from workers.invariants import check_invariants
-from workers.kms.managed import rotate_managed_key_file
-from workers.repack import Request, start_repack, walk_slice
-from workers.settings import Settings
+from workers.integrity.invariants import check_invariants
+from workers.kms.local.managed import rotate_managed_key_file
+from workers.repack.lifecycle import Request, start_repack, walk_slice
+from workers.runtime.failpoints import Action, Point
+from workers.runtime.settings import Settings
 from workers.store import models
 from workers.store.environments import find_environment, get_environment, live_tops
 from workers.store.repacks import Repack, get_repack, latest_repack

@@ -20,13 +20,13 @@ from pydantic import SecretStr
 
 from tests.failpoints.cell import Cell, Ground
 from tests.servers import PostgresServer
-from workers import uploads
 from workers.compose import build_services
 from workers.embedded.redis import RedisServer
-from workers.failpoints import Action, Point
-from workers.keyring import Keyring
-from workers.kms.managed import create_managed_key_file
-from workers.settings import Settings
+from workers.keyring.keyring import Keyring
+from workers.kms.local.managed import create_managed_key_file
+from workers.main_keys import uploads
+from workers.runtime.failpoints import Action, Point
+from workers.runtime.settings import Settings
 from workers.store.schema import migrate
 
 pytestmark = pytest.mark.failpoints

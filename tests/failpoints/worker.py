@@ -24,9 +24,10 @@ PRELOADED = (
     "celery", "celery.app.amqp", "celery.app.events", "celery.app.task", "celery.backends.base", "celery.bootsteps",
     "celery.events", "celery.fixups.django", "celery.loaders.app", "celery.worker.consumer", "encodings.idna", "kombu",
     "kombu.transport.redis", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
-    "workers.compose", "workers.intake", "workers.sweeper", "workers.steering", "workers.logs", __name__,
+    "workers.compose", "workers.events.receiving", "workers.maintenance.sweeper", "workers.repack.control",
+    "workers.runtime.logs", __name__,
 )  # fmt: skip
-"""Not `workers.app`: it reads the settings of the process that imports it."""
+"""Not `workers.celery_app.app`: it reads the settings of the process that imports it."""
 
 LOOK_SECONDS = 0.03
 
@@ -40,14 +41,14 @@ def work(variables: Mapping[str, str], log: Path) -> None:
     from kombu import Connection, Consumer, Queue
 
     from producers.topology import WORK_QUEUES
-    from workers import tasks
-    from workers.app import app, services, settings
-    from workers.consumer import EventConsumer
+    from workers.celery_app import tasks
+    from workers.celery_app.app import app, services, settings
+    from workers.celery_app.event_consumer import EventConsumer
 
     def take_task(message: Any) -> None:
         name, (arguments, _, _) = message.headers["task"], json.loads(message.body)
         _attempt(lambda: app.tasks[name](*arguments))
-        message.ack()  # late, and after a failure too: see the settings of `workers.app`
+        message.ack()  # late, and after a failure too: see the settings of `workers.celery_app.app`
 
     services()
     with Connection(settings.broker_url.get_secret_value()) as connection:
@@ -76,13 +77,13 @@ def work(variables: Mapping[str, str], log: Path) -> None:
 def operate(variables: Mapping[str, str], log: Path, act: str, repack_id: int) -> None:
     """One act of an operator on a repack, such as `abort`; exits with 0 once it is done."""
     _begin(variables, log)
-    from workers import steering
-    from workers.app import services
+    from workers.celery_app.app import services
+    from workers.repack import control
     from workers.store.repacks import get_repack
 
     with services().database.read() as connection:
         repack = get_repack(connection, repack_id)
-    getattr(steering, act)(services(), repack, actor="operator")
+    getattr(control, act)(services(), repack, actor="operator")
 
 
 def _begin(variables: Mapping[str, str], log: Path) -> None:
@@ -92,8 +93,8 @@ def _begin(variables: Mapping[str, str], log: Path) -> None:
     file = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
-    from workers.app import settings
-    from workers.logs import configure_logs
+    from workers.celery_app.app import settings
+    from workers.runtime.logs import configure_logs
 
     configure_logs(settings)
     faulthandler.register(signal.SIGUSR1)

@@ -26,10 +26,10 @@ from pydantic import SecretStr
 from producers.publisher import BrokerAway, KombuPublisher
 from tests.poll import poll
 from workers import compose
-from workers.app import make_app
+from workers.broker.queue_depths import broker_of
+from workers.celery_app.app import make_app
 from workers.cli.session import dead_letters
-from workers.queues import broker_of
-from workers.settings import Settings
+from workers.runtime.settings import Settings
 from workers.store.database import Database
 from workers.store.schema import migrate
 

@@ -18,7 +18,7 @@ from workers.store.schema import migrate
 FAILING = """
 import sys
 from workers.cli.application import run
-from workers.wake_up_consumer import WakeUpConsumer
+from workers.celery_app.wake_up_consumer import WakeUpConsumer
 
 def fail(self):
     raise {error}

@@ -20,17 +20,17 @@ from tests.disks import NoDiskOfItsOwn, SmallDisk, small_disk
 from tests.engine import World, usual_tree
 from tests.poll import poll
 from tests.servers import PostgresServer
-from workers.cli import checkup
+from workers.cli import doctor_checks
 from workers.errors import DatabaseFull
-from workers.repack import walk_slice
-from workers.settings import Settings
+from workers.integrity.verify import verify_environment
+from workers.monitoring.repack_report import view_repack
+from workers.repack.lifecycle import walk_slice
+from workers.runtime.settings import Settings
 from workers.store import models
 from workers.store.database import Database
+from workers.store.disk_space import ROOM_BYTES, require_room
 from workers.store.repacks import Repack, get_repack
-from workers.store.room import ROOM_BYTES, require_room
 from workers.store.schema import migrate
-from workers.verify import verify_environment
-from workers.views import view_repack
 
 MEGABYTES = 64
 JOBS = 3000
@@ -140,9 +140,9 @@ def _check_told(site: Site, monkeypatch: pytest.MonkeyPatch, repack: Repack) -> 
 
 def _examined(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     settings = Settings(database_url=SecretStr(site.world.url), broker_url=SecretStr("redis://127.0.0.1:1/0"))
-    monkeypatch.setattr(checkup, "read_settings", lambda: settings)
-    monkeypatch.setattr(checkup, "quiet_logs", lambda _: logging.getLogger())
-    return checkup.examine().findings
+    monkeypatch.setattr(doctor_checks, "read_settings", lambda: settings)
+    monkeypatch.setattr(doctor_checks, "quiet_logs", lambda _: logging.getLogger())
+    return doctor_checks.examine().findings
 
 
 def test_a_blocked_run_does_not_stumble_on_while_there_is_hardly_room(site: Site) -> None:

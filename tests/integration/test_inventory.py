@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.engine import World, usual_tree
-from workers.inventory import certificate_of_loss, list_main_keys
+from workers.main_keys.inventory import certificate_of_loss, list_main_keys
 from workers.store.environments import find_environment, set_lock
 from workers.store.models import metadata
 

@@ -16,20 +16,20 @@ from pydantic import SecretStr
 from schemas.keys import MainKeyUri
 from schemas.states import Mode, RepackState
 from tests.servers import OpenBaoServer
-from workers import uploads
 from workers.compose import build_services
 from workers.embedded.simulator import SimulatorClient, running_simulator
-from workers.keyring import Keyring
-from workers.kms.managed import create_managed_key_file, rotate_managed_key_file
-from workers.repack import Request, start_repack, walk_slice
-from workers.resealing import reseal
+from workers.integrity.verify import verify_environment
+from workers.keyring.keyring import Keyring
+from workers.kms.local.managed import create_managed_key_file, rotate_managed_key_file
+from workers.main_keys import uploads
+from workers.main_keys.polling import look_now
+from workers.main_keys.resealing import reseal
+from workers.repack.lifecycle import Request, start_repack, walk_slice
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
 from workers.store.environments import Environment, find_environment, live_tops
 from workers.store.repacks import Repack, get_repack, latest_repack
 from workers.store.schema import migrate
-from workers.verify import verify_environment
-from workers.watching import look_now
 
 pytestmark = pytest.mark.acceptance
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)

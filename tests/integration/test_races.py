@@ -17,11 +17,15 @@ from schemas.states import Mode, RepackState, Stage
 from tests.engine import World, chain_of_keys
 from tests.oracle import Oracle
 from tests.poll import poll
-from workers import creation, locking, renewal
-from workers.keyring import Keyring
-from workers.minting import material_of, mint_child
-from workers.renewal import MintBatch, RenewWalk
-from workers.repack import walk_slice
+from workers.integrity.verify import verify_environment
+from workers.keyring import creation
+from workers.keyring.keyring import Keyring
+from workers.keyring.minting import material_of, mint_child
+from workers.locks import locking
+from workers.repack import renew
+from workers.repack.batches import Run
+from workers.repack.lifecycle import walk_slice
+from workers.repack.renew import MintBatch, RenewWalk
 from workers.services import Services
 from workers.store import models
 from workers.store.database import Connection, Database
@@ -31,8 +35,6 @@ from workers.store.repacks import Repack, get_repack
 from workers.store.schema import migrate
 from workers.store.shards import claim_shard
 from workers.store.versions import hold_version
-from workers.verify import verify_environment
-from workers.walks import Run
 
 HOURS, JOBS = 12, 60
 
@@ -251,7 +253,7 @@ def test_mints_across_shards_do_not_deadlock(world: World, monkeypatch: pytest.M
     repack = world.start(environment)
     while (current := world.look(repack)).stage != Stage.RENEW or current.level != 2:
         with monkeypatch.context() as patch:
-            patch.setattr("workers.repack._claim", _claim_above(patch, current))
+            patch.setattr("workers.repack.lifecycle._claim", _claim_above(patch, current))
             walk_slice(world.process(slice_seconds=0.01), repack.id)
     with world.main.database.write() as connection:
         shards = [claim_shard(connection, repack.id, owner="test", lease_seconds=60) for _ in range(2)]
@@ -262,7 +264,7 @@ def test_mints_across_shards_do_not_deadlock(world: World, monkeypatch: pytest.M
         run = Run(services=world.process(), repack=current, environment=environment)
         batches.append((run.services, RenewWalk(run, shard).prepare(shard.cursor)))
     assert all(isinstance(batch, MintBatch) for _, batch in batches)
-    barrier, real, crew = threading.Barrier(2), renewal.add_wraps, Crew()
+    barrier, real, crew = threading.Barrier(2), renew.add_wraps, Crew()
 
     def slowly(*arguments: object) -> int:
         total = real(*arguments)  # type: ignore[arg-type]
@@ -270,7 +272,7 @@ def test_mints_across_shards_do_not_deadlock(world: World, monkeypatch: pytest.M
             with_both(barrier)
         return total
 
-    monkeypatch.setattr(renewal, "add_wraps", slowly)
+    monkeypatch.setattr(renew, "add_wraps", slowly)
     for services, batch in batches:
 
         def work(services: Services = services, batch: MintBatch = batch) -> None:  # type: ignore[assignment]

@@ -12,8 +12,8 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from workers.embedded.ports import LOOPBACK, free_port, is_open
-from workers.embedded.processes import Supervisor
 from workers.embedded.redis import NAMES, ServerDidNotStart, find_redis, running_redis, start_redis
+from workers.embedded.supervisor import Supervisor
 from workers.errors import NotConfigured
 
 pytestmark = pytest.mark.acceptance

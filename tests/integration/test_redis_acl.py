@@ -14,10 +14,10 @@ from kombu import Connection
 from producers.publisher import KombuPublisher
 from producers.topology import events_queue
 from tests.servers import running_redis
-from workers.epochs import RedisBell
-from workers.kms.budget import Terms
-from workers.kms.shared_budget import SharedBudget
-from workers.queues import broker_of
+from workers.broker.queue_depths import broker_of
+from workers.crypto.epochs import RedisBell
+from workers.kms.rate_limit.budget import Terms
+from workers.kms.rate_limit.shared_budget import SharedBudget
 
 FILE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 PASSWORD = "a password"

@@ -21,19 +21,20 @@ from schemas.states import Mode, RepackState, Stage
 from tests.conftest import DatabaseFactory
 from tests.engine import Actor, World, usual_tree
 from tests.servers import PostgresServer
-from workers import moves, uploads
 from workers.errors import Cause, WitnessBroken
-from workers.locking import Lock, restore, revoke
-from workers.reconcile import Done, Outcome, mend, outcome_of
-from workers.repack import walk_slice
+from workers.integrity.assessment import Need, Survey, Unopened, survey
+from workers.integrity.journal import Witness, call_witness, export_record
+from workers.integrity.reconcile import Done, Outcome, mend, outcome_of
+from workers.integrity.verify import verify_environment
+from workers.locks.locking import Lock, restore, revoke
+from workers.main_keys import uploads
+from workers.repack import move
+from workers.repack.lifecycle import walk_slice
 from workers.store import models
 from workers.store import uploads as uploaded
 from workers.store.audit import records
 from workers.store.environments import Environment, get_environment
 from workers.store.repacks import latest_repack
-from workers.survey import Need, Survey, Unopened, survey
-from workers.verify import verify_environment
-from workers.witness import Witness, call_witness, export_record
 
 SETTINGS = {"batch_size": 7, "shard_size": 20, "replacement_interval": 0}
 KEY_TABLES = (models.root_wraps, models.data_keys, models.wrapping_versions, models.wrapping_keys)
@@ -233,7 +234,7 @@ def test_restored_to_the_middle_of_a_repack(site: Site, tmp_path: Path, stage: S
 def test_restored_to_the_middle_of_a_move_and_the_old_key_is_gone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has moved opens through the new key; the roots that had not, and what hangs from them, are named."""
     repack = site.world.start(site.environment)
-    monkeypatch.setattr(moves, "ROOTS_IN_BATCH", 1)
+    monkeypatch.setattr(move, "ROOTS_IN_BATCH", 1)
     _walk_into(site, repack.id, Stage.MOVE)
     backup = site.backup()
     site.walk()

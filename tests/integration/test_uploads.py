@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import SecretStr
 
 from schemas.keys import MainKeyUri
-from workers import uploads
 from workers.compose import build_services
 from workers.errors import Cause, KmsRefused, UploadParamsSpent
-from workers.kms.managed import create_managed_key_file
-from workers.settings import Settings
+from workers.kms.local.managed import create_managed_key_file
+from workers.main_keys import uploads
+from workers.runtime.settings import Settings
 from workers.store.environments import create_environment
 from workers.store.schema import migrate
 

@@ -9,8 +9,8 @@ import redis
 from pydantic import SecretStr
 
 from producers.topology import HOUSEKEEPING, REPACKS, URGENT
-from workers.app import MAY_WAIT, CeleryWaker, make_app
-from workers.settings import Settings
+from workers.celery_app.app import MAY_WAIT, CeleryWaker, make_app
+from workers.runtime.settings import Settings
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.engine import Template
-from workers import moves, plans, renewal, shredding
+from workers.repack import move, planning, renew, shred
 
-SMALL = ((moves, "ROOTS_IN_BATCH", 2), (renewal, "ROOTS_IN_BATCH", 2), (renewal, "PARENTS_IN_BATCH", 2),
-         (plans, "ROOTS_IN_SHARD", 3), (plans, "KEYS_IN_SHRED_SHARD", 2), (shredding, "KEYS_IN_BATCH", 2))  # fmt: skip
+SMALL = ((move, "ROOTS_IN_BATCH", 2), (renew, "ROOTS_IN_BATCH", 2), (renew, "PARENTS_IN_BATCH", 2),
+         (planning, "ROOTS_IN_SHARD", 3), (planning, "KEYS_IN_SHRED_SHARD", 2),
+         (shred, "KEYS_IN_BATCH", 2))  # fmt: skip
 
 settings.register_profile(
     "keyrepack",

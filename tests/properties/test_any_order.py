@@ -31,14 +31,14 @@ from workers.errors import (
     ProbeUnanswered,
     RepackConflict,
 )
-from workers.keyring import Created, Keyring
-from workers.locking import unlock_if_restricted
-from workers.repack import walk_slice
+from workers.keyring.keyring import Created, Keyring
+from workers.locks.locking import unlock_if_restricted
+from workers.maintenance.sweeper import sweep
+from workers.repack.control import abort, pause, resume, stop
+from workers.repack.lifecycle import walk_slice
 from workers.services import Services
-from workers.steering import abort, pause, resume, stop
 from workers.store import models
 from workers.store.repacks import Repack, latest_repack
-from workers.sweeper import sweep
 
 MAIN_KEYS = ["a", "b", "c"]
 LAST = "z"

@@ -13,7 +13,7 @@ from schemas.keys import KEY_BYTES
 from schemas.states import Mode, RepackState
 from tests.engine import Crash, CrashDoor, Door, Template, World, chain_of_keys, usual_tree
 from tests.oracle import Oracle
-from workers.repack import walk_slice
+from workers.repack.lifecycle import walk_slice
 from workers.services import Services
 from workers.store import models
 from workers.store.repacks import Repack

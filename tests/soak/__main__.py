@@ -19,8 +19,8 @@ from tests.soak.customers import Customers
 from tests.soak.havoc import Havoc
 from tests.soak.installation import BEAT, WORKERS, Installation, running_installation, temporary_folder
 from tests.soak.judgement import Summary, judge
-from workers.logs import configure_logs
-from workers.settings import Settings
+from workers.runtime.logs import configure_logs
+from workers.runtime.settings import Settings
 from workers.store import inbox
 from workers.store.environments import get_environment
 from workers.store.models import outbox, repacks, shards

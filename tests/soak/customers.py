@@ -16,9 +16,9 @@ from producers.publisher import BrokerAway, publish_event
 from schemas.errors import KeyrepackError
 from schemas.events import Event
 from tests.soak.installation import Installation
-from workers import steering
 from workers.embedded.simulator.client import SimulatorRefused
-from workers.keyring import Keyring
+from workers.keyring.keyring import Keyring
+from workers.repack import control
 from workers.store.environments import Environment, get_environment
 from workers.store.repacks import Repack, latest_repack, list_repacks
 
@@ -96,7 +96,7 @@ class Customers:
         with services.database.read() as connection:
             repack = latest_repack(connection, tenant.environment.id)
         if repack is not None and repack.is_open and not repack.is_running:
-            steering.resume(services, repack, actor="soak")
+            control.resume(services, repack, actor="soak")
 
     def open_repacks(self) -> list[Repack]:
         """Those that have not ended. Raises DatabaseAway."""
@@ -143,10 +143,10 @@ class Customers:
         if act == "revoke":
             self._publish(tenant, "main_key.revoked")
             return
-        getattr(steering, act)(self._installation.services, repack, actor="soak")
+        getattr(control, act)(self._installation.services, repack, actor="soak")
         if act == "pause":
             self._ending.wait(0.5)
-            steering.resume(self._installation.services, repack, actor="soak")
+            control.resume(self._installation.services, repack, actor="soak")
 
     def _publish(self, tenant: Tenant, kind: str, **data: str) -> None:
         """Tell it, mostly more than once; a broker that is away is told again."""

@@ -17,13 +17,13 @@ import redis
 from producers.publisher import KombuPublisher
 from tests.servers import PostgresServer, running_postgresql
 from workers.compose import build_services
-from workers.embedded.guard import signal_group
+from workers.embedded.orphan_guard import signal_group
 from workers.embedded.ports import LOOPBACK, free_port
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import RedisServer, start_redis
 from workers.embedded.simulator import SimulatorClient
-from workers.kms.managed import create_managed_key_file
-from workers.settings import Settings
+from workers.embedded.supervisor import Child, Supervisor
+from workers.kms.local.managed import create_managed_key_file
+from workers.runtime.settings import Settings
 from workers.store.schema import migrate
 
 WORKERS, BEAT, POSTGRESQL = ("worker-1", "worker-2"), "beat", "postgresql"

@@ -16,9 +16,9 @@ from schemas.errors import KeyrepackError
 from tests.soak.customers import Customers
 from tests.soak.havoc import Diary
 from tests.soak.installation import Installation
-from workers.flights import NEGATIVE_SECONDS
-from workers.invariants import LOCKED, UNLOCKED, check_invariants
-from workers.keyring import Keyring
+from workers.integrity.invariants import LOCKED, UNLOCKED, check_invariants
+from workers.keyring.keyring import Keyring
+from workers.keyring.single_flight import NEGATIVE_SECONDS
 from workers.store.audit import records
 from workers.store.models import repacks, shards
 

@@ -21,9 +21,9 @@ from uuid import UUID
 
 from schemas.errors import KeyrepackError
 from workers.compose import broker_bell, build_services
-from workers.keyring import Keyring
-from workers.logs import configure_logs
-from workers.settings import Settings
+from workers.keyring.keyring import Keyring
+from workers.runtime.logs import configure_logs
+from workers.runtime.settings import Settings
 
 READ_PAUSE, WRITE_PAUSE = 0.01, 0.15
 """Between two acts: one who spins would starve the workers on a small machine."""

@@ -12,9 +12,9 @@ from sqlalchemy import Engine, event
 from tests.engine import Template, World
 from tests.oracle import Oracle
 from workers.compose import build_services
-from workers.kms.memory import MemoryKms
+from workers.kms.local.memory import MemoryKms
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
 from workers.store.models import metadata
 
 

@@ -24,8 +24,8 @@ from schemas.envelope import (
     split_wrap,
 )
 from schemas.errors import MalformedWrap
+from workers.crypto.rewrap import open_wrap, seal
 from workers.errors import WrapReason, WrapRefused
-from workers.rewrap import open_wrap, seal
 
 
 @dataclass(frozen=True, kw_only=True)

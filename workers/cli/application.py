@@ -8,30 +8,30 @@ from typing import Annotated
 import typer
 
 from workers.cli import (
-    audits,
-    dashboards,
-    databases,
-    environments,
+    audit,
+    dashboard_user,
+    environment,
     events,
-    inventories,
-    locks,
-    main_keys,
-    managed_keys,
-    policies,
+    main_key_list,
+    main_key_policy,
+    main_key_replace,
+    main_key_revoke,
+    main_key_upload,
+    managed_key,
+    metrics_health,
+    migrate_doctor,
     processes,
-    repacks,
-    restores,
-    serving,
-    setting_table,
-    steering,
+    reconcile,
+    repack_control,
+    repack_show,
+    repack_watch,
+    settings_table,
     top,
     up,
-    uploads,
-    verifying,
-    watching,
+    verify,
 )
 from workers.cli.demo import command as demo
-from workers.cli.failures import INTERRUPTED, tell_failure
+from workers.cli.error_output import INTERRUPTED, tell_failure
 from workers.cli.output import Command, wishes
 
 EPILOG = """
@@ -55,27 +55,32 @@ TRY, RUN, KEYS, REPACKS, PROOF = "Try it", "Run it", "Keys", "Repacks", "Proof a
 
 COMMANDS: Sequence[tuple[Command, str]] = (
     (demo.demo, TRY), (up.up, TRY), (processes.kms_simulator, TRY),
-    (databases.migrate, RUN), (databases.doctor, RUN), (setting_table.settings, RUN),
+    (migrate_doctor.migrate, RUN), (migrate_doctor.doctor, RUN), (settings_table.settings, RUN),
     (processes.worker, RUN), (processes.beat, RUN),
     (top.top, RUN),
-    (serving.metrics, RUN),
-    (dashboards.dashboard, RUN),
-    (environments.seed, KEYS), (verifying.verify, PROOF), (verifying.certificate, PROOF),
-    (restores.reconcile, PROOF),
+    (metrics_health.metrics, RUN),
+    (dashboard_user.dashboard, RUN),
+    (environment.seed, KEYS), (verify.verify, PROOF), (verify.certificate, PROOF),
+    (reconcile.reconcile, PROOF),
 )  # fmt: skip
 
 MAIN_KEYS: Mapping[str, Command] = (
-    main_keys.COMMANDS | inventories.COMMANDS | policies.COMMANDS | uploads.COMMANDS | locks.COMMANDS
+    main_key_replace.COMMANDS
+    | main_key_list.COMMANDS
+    | main_key_policy.COMMANDS
+    | main_key_upload.COMMANDS
+    | main_key_revoke.COMMANDS
 )
+REPACK: Mapping[str, Command] = repack_show.COMMANDS | repack_watch.COMMANDS | repack_control.COMMANDS
 
 GROUPS: Sequence[tuple[str, str, str, Mapping[str, Command]]] = (
-    ("environment", "Create environments and look at them.", KEYS, environments.COMMANDS),
+    ("environment", "Create environments and look at them.", KEYS, environment.COMMANDS),
     ("main-key", "Main keys for their whole life: replace, list, upload, revoke …", KEYS, MAIN_KEYS),
-    ("managed-key", "The platform's own main key.", KEYS, managed_keys.COMMANDS),
-    ("repack", "Look at repacks, and steer them.", REPACKS, repacks.COMMANDS | watching.COMMANDS | steering.COMMANDS),
-    ("health", "Whether workers make progress: for probes.", RUN, serving.COMMANDS),
-    ("audit", "The audit chain.", PROOF, audits.COMMANDS),
-    ("user", "Who may sign in to the dashboard.", RUN, dashboards.COMMANDS),
+    ("managed-key", "The platform's own main key.", KEYS, managed_key.COMMANDS),
+    ("repack", "Look at repacks, and steer them.", REPACKS, REPACK),
+    ("health", "Whether workers make progress: for probes.", RUN, metrics_health.COMMANDS),
+    ("audit", "The audit chain.", PROOF, audit.COMMANDS),
+    ("user", "Who may sign in to the dashboard.", RUN, dashboard_user.COMMANDS),
     ("events", "Events from other services.", PROOF, events.COMMANDS),
 )  # fmt: skip
 

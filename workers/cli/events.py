@@ -65,7 +65,7 @@ def _write_secret(file: Path, secret: str) -> None:
 
 
 def _secret(file: Path) -> str:
-    from workers.kms.private_file import read_private
+    from workers.kms.local.private_file import read_private
 
     closed, remedy = "The event was not signed", "Make one with `keyrepack events keygen`."
     return read_private(file, max_bytes=MAX_SECRET_BYTES, closed=closed, remedy=remedy).decode(errors="replace").strip()

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from workers.figures import amount as amount
-from workers.figures import duration as duration
-from workers.figures import moment as moment
+from workers.monitoring.formats import amount as amount
+from workers.monitoring.formats import duration as duration
+from workers.monitoring.formats import moment as moment
 
 Command = Callable[..., Any]
 """The function of a command, as typer takes it."""

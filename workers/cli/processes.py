@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from workers.settings import Settings
+    from workers.runtime.settings import Settings
 
 SIMULATOR_PORT = 4599
 """The simulator's own default, without importing it."""
@@ -28,16 +28,16 @@ def worker(
     was told to stop, and another one when it ended by an error.
     """
     from producers.topology import WORK_QUEUES
-    from workers.cli.failures import FAILED
+    from workers.cli.error_output import FAILED
     from workers.cli.session import read_settings
 
     settings = read_settings()  # a wrong setting is told in a sentence, before Celery loads
     _require_schema(settings)
-    from workers import consumer
-    from workers.tasks import app
+    from workers.celery_app import event_consumer
+    from workers.celery_app.tasks import app
 
     if events:
-        consumer.install()
+        event_consumer.install()
     celery_worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
         pool_cls="prefork",
@@ -76,7 +76,7 @@ def beat() -> None:
     from workers.cli.session import read_settings
 
     level = read_settings().log_level
-    from workers.tasks import app
+    from workers.celery_app.tasks import app
 
     app.start(["beat", f"--loglevel={level}", "--pidfile="])
 

@@ -15,9 +15,9 @@ from workers.cli.output import wishes
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from workers.broker.waker import Waker
+    from workers.runtime.settings import Settings
     from workers.services import Services
-    from workers.settings import Settings
-    from workers.wake import Waker
 
 BROKER_SECONDS = 2.0
 """How long a command waits for the broker before it says that it is away."""
@@ -33,7 +33,7 @@ def read_settings() -> Settings:
     """The settings of this process. Raises WrongSetting, which names the variables and what would be right."""
     from pydantic import ValidationError
 
-    from workers.settings import Settings
+    from workers.runtime.settings import Settings
 
     try:
         return Settings()
@@ -42,7 +42,7 @@ def read_settings() -> Settings:
 
 
 def _wrong_setting(error: ValidationError) -> WrongSetting:
-    from workers.settings import Settings
+    from workers.runtime.settings import Settings
 
     names, whys, rights = [], [], []
     for fault in error.errors(include_input=False, include_url=False):
@@ -102,7 +102,7 @@ def require_database(settings: Settings, *, exists: bool) -> None:
 
 def quiet_logs(settings: Settings) -> None:
     """A command's own answer says what was done: logs speak from warnings on, or all of them with --debug."""
-    from workers.logs import configure_logs
+    from workers.runtime.logs import configure_logs
 
     level = "debug" if wishes.debug else "error"
     configure_logs(settings.model_copy(update={"log_level": level, "log_format": "console"}))
@@ -144,6 +144,6 @@ def dead_letters(settings: Settings) -> int | None:
 
 
 def _waker() -> Waker:
-    from workers.app import waker
+    from workers.celery_app.app import waker
 
     return waker

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from workers.overview import Overview
+    from workers.monitoring.overview import Overview
 
 LINE_SECONDS = 10.0
 """Between two lines at least, where there is no terminal: a log is read later, not watched."""
@@ -32,8 +32,8 @@ def top(
 
     Without a terminal a line is written now and then. --json looks once.
     """
-    from workers.overview import Watch
-    from workers.queues import broker_of
+    from workers.broker.queue_depths import broker_of
+    from workers.monitoring.overview import Watch
 
     with opened() as services:
         settings = services.settings
@@ -79,8 +79,8 @@ def _looks(
 
 def plain_line(overview: Overview) -> str:
     """All of it in a line of text."""
-    from workers.figures import amount, moment
-    from workers.verdict import judge
+    from workers.monitoring.formats import amount, moment
+    from workers.monitoring.status import judge
 
     verdict = judge(overview, rejected=0)
     depths = " ".join(f"{_short(queue.name)} {_known(queue.depth)}" for queue in overview.queues)
@@ -99,8 +99,8 @@ def _drawn(overview: Overview) -> Any:
     from rich.console import Group
 
     from workers.cli.output import table
-    from workers.figures import amount, duration, moment
-    from workers.verdict import judge
+    from workers.monitoring.formats import amount, duration, moment
+    from workers.monitoring.status import judge
 
     verdict = judge(overview, rejected=0)
     lines = [f"{moment(overview.now)}   {verdict.text}", *(f"  {reason.text}" for reason in verdict.reasons), ""]
@@ -168,20 +168,20 @@ def _rate(value: float | None) -> str:
 
 
 def _age(seconds: float | None) -> str:
-    from workers.figures import duration
+    from workers.monitoring.formats import duration
 
     return "" if seconds is None else duration(seconds)
 
 
 def _since(at: float | None, now: float) -> str:
-    from workers.figures import duration
+    from workers.monitoring.formats import duration
 
     return "never" if at is None else duration(max(0.0, now - at))
 
 
 def _document(overview: Overview) -> dict[str, Any]:
     """JSON values; counters are for `keyrepack metrics`."""
-    from workers.verdict import judge
+    from workers.monitoring.status import judge
 
     document = asdict(overview) | {"remaining": overview.remaining, "verdict": asdict(judge(overview, rejected=0))}
     document.pop("counts")

@@ -20,7 +20,7 @@ def up(
     AWS_ENDPOINT_URL_KMS) is used instead. What dies is started again. Ctrl-C stops all of it.
     """
     from workers.cli.output import console
-    from workers.cli.standing import standing
+    from workers.cli.up_stack import standing
 
     with standing(data_dir, workers, dashboard=True) as (supervisor, text):
         console().print(text)

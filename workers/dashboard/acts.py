@@ -11,15 +11,16 @@ from producers.publisher import BrokerAway
 from schemas.events import PRINTABLE
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
-from workers import locking, steering
-from workers.dashboard.reads.environments import environment_of, reread
-from workers.dashboard.reads.repacks import listed
+from workers.dashboard.auth.users import Role
 from workers.dashboard.refusals import NotAllowed
 from workers.dashboard.routes import Ask, Document, WithReason
-from workers.dashboard.users import Role
+from workers.dashboard.views.reads.environments import environment_of, reread
+from workers.dashboard.views.reads.repacks import listed
 from workers.errors import NotFound
-from workers.intake import discard_event, replay_event
-from workers.repack import Request, start_repack
+from workers.events.receiving import discard_event, replay_event
+from workers.locks import locking
+from workers.repack import control
+from workers.repack.lifecycle import Request, start_repack
 from workers.services import Services
 from workers.store.environments import Environment, find_environment, get_environment
 from workers.store.repacks import Repack, find_repack
@@ -65,7 +66,7 @@ def require_broker(ask: Ask) -> None:
 
 def steer(action: str) -> Callable[[Ask], Document]:
     """Pause, resume, abort, stop or retry a repack."""
-    act: Steer = getattr(steering, action)
+    act: Steer = getattr(control, action)
 
     def run(ask: Ask) -> Document:
         services = ask.site.services

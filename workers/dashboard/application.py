@@ -17,18 +17,18 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from schemas.errors import KeyrepackError
-from workers.dashboard import api, openapi
+from workers.dashboard.api import api, openapi
+from workers.dashboard.auth.guard import visitor_of
+from workers.dashboard.auth.signing_in import CALLBACK, HOME, SigningIn
 from workers.dashboard.faults import Faults
-from workers.dashboard.guard import visitor_of
 from workers.dashboard.headers import SecurityHeaders
-from workers.dashboard.pages import act_of, answer_error, page_of
+from workers.dashboard.live.streams import stream_of
 from workers.dashboard.refusals import SignInNeeded
-from workers.dashboard.rendering import STATIC, render
 from workers.dashboard.routes import API
-from workers.dashboard.signing_in import CALLBACK, HOME, SigningIn
 from workers.dashboard.site import Site
-from workers.dashboard.streams import stream_of
 from workers.dashboard.table import ACTS, VIEWS
+from workers.dashboard.views.pages import act_of, answer_error, page_of
+from workers.dashboard.views.rendering import STATIC, render
 
 OPENAPI = f"{API}/openapi.json"
 FOR_EVER = "public, max-age=31536000, immutable"

@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.errors import KeyrepackError
 from workers.dashboard.refusals import UNEXPECTED, as_json, status_of
-from workers.dashboard.rendering import render
 from workers.dashboard.routes import API
-from workers.logs import log
+from workers.dashboard.views.rendering import render
+from workers.runtime.logs import log
 
 
 class Unexpected(KeyrepackError):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from producers.publisher import BrokerAway
 from schemas.errors import EventRejected, IllegalMove, KeyrepackError
 from schemas.events import first_error
-from workers.dashboard.users import Role
+from workers.dashboard.auth.users import Role
 from workers.errors import (
     AlreadyInForce,
     AlreadyThere,

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.events import PRINTABLE
+from workers.dashboard.auth.users import Role
 from workers.dashboard.site import Site, Visitor
-from workers.dashboard.users import Role
 
 API = "/api"
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import uvicorn
 
+from workers.broker.queue_depths import broker_of
 from workers.dashboard.application import make_application
 from workers.dashboard.site import make_site
 from workers.errors import NotConfigured
-from workers.logs import log
-from workers.queues import broker_of
+from workers.runtime.logs import log
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
 
 KEEP_ALIVE_SECONDS = 30
 STOP_SECONDS = 2

@@ -9,21 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.dashboard.attempts import Attempts
-from workers.dashboard.counts import Counts, count
-from workers.dashboard.glance import Glance
-from workers.dashboard.kept import Kept
-from workers.dashboard.live import Live
-from workers.dashboard.pending import Pending
-from workers.dashboard.provider import Provider
-from workers.dashboard.readings import Readings
-from workers.dashboard.sessions import Session, Sessions
-from workers.dashboard.users import Role, Users
-from workers.inventory import MainKeyView, list_main_keys
-from workers.overview import Watch
-from workers.queues import Broker
+from workers.broker.queue_depths import Broker
+from workers.dashboard.auth.attempts import Attempts
+from workers.dashboard.auth.pending import Pending
+from workers.dashboard.auth.provider import Provider
+from workers.dashboard.auth.sessions import Session, Sessions
+from workers.dashboard.auth.users import Role, Users
+from workers.dashboard.live.counts import Counts, count
+from workers.dashboard.live.live import Live
+from workers.dashboard.live.overview_cache import Glance
+from workers.dashboard.live.shared_reads import Readings
+from workers.dashboard.live.stale_cache import Kept
+from workers.events.sources import Sources
+from workers.main_keys.inventory import MainKeyView, list_main_keys
+from workers.monitoring.overview import Watch
 from workers.services import Services
-from workers.sources import Sources
 
 CHECKED_AT_ONCE = 2
 """Passwords that are checked at once: each takes 32 MiB and a tenth of a second."""

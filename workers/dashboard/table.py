@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from workers.dashboard import acts
-from workers.dashboard.reads import audits, environments, main_keys, overview, repacks
+from workers.dashboard.auth.users import Role
 from workers.dashboard.routes import Act, Ask, Document, Nothing, View
-from workers.dashboard.users import Role
+from workers.dashboard.views.reads import audits, environments, main_keys, overview, repacks
 
 ENVIRONMENT, REPACK, LETTER = "/environments/{environment}", "/repacks/{repack}", "/queues/rejected/{letter}"
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from schemas.errors import KeyrepackError
 from workers.embedded.ports import LOOPBACK, free_port
-from workers.embedded.processes import Child, Supervisor
+from workers.embedded.supervisor import Child, Supervisor
 from workers.errors import NotConfigured
 
 NAMES = ("redis-server", "valkey-server")

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from workers.embedded.ports import LOOPBACK, free_port, is_open
-from workers.embedded.processes import Child, Supervisor
 from workers.embedded.redis import ServerDidNotStart, start_redis
 from workers.embedded.simulator.client import SimulatorClient
-from workers.kms.managed import create_managed_key_file
-from workers.settings import Settings
+from workers.embedded.supervisor import Child, Supervisor
+from workers.kms.local.managed import create_managed_key_file
+from workers.runtime.settings import Settings
 
 SIMULATOR, BEAT, DASHBOARD = "kms-simulator", "beat", "dashboard"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from schemas.keys import MainKeyUri
-from workers.counters import Counters
 from workers.errors import Cause, KmsRefused
-from workers.kms.budget import Left, Meter
-from workers.kms.counted import CountedKey
 from workers.kms.port import KmsProvider, MainKey
+from workers.kms.rate_limit.budget import Left, Meter
+from workers.kms.rate_limit.counted import CountedKey
+from workers.runtime.counters import Counters
 
 
 class KmsRegistry:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.pool import StaticPool
 
 from workers.errors import NotConfigured
-from workers.store.failures import translated
+from workers.store.driver_errors import translated
 from workers.store.types import read_clock
 
 BUSY_SECONDS = 60

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
 from workers.errors import AnotherStarted, NotFound, UnknownWord
-from workers.logs import log
+from workers.runtime.logs import log
 from workers.store.environments import share_environment
 from workers.store.models import environments, repacks
 from workers.store.outbox import tell

@@ -12,10 +12,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 
-from workers.retry import again_after_conflict
+from workers.runtime.transaction_retry import again_after_conflict
 from workers.store import revisions
 from workers.store.database import Connection, Database
-from workers.store.failures import translated
+from workers.store.driver_errors import translated
 from workers.store.revisions import current_revision, latest_revision
 
 LOCK_SECONDS = 2

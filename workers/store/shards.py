@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Float, Row, bindparam, func, insert, or_, sel
 from schemas.keys import KeyKind
 from schemas.states import Stage
 from workers.errors import LeaseLost
+from workers.store.data_key_pages import Cursor
 from workers.store.models import checkpoints, environments, repacks, shards
-from workers.store.pages import Cursor
 from workers.store.types import db_now
 
 PENDING, LEASED, DONE, CLOSED = "pending", "leased", "done", "closed"

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, insert, select, update
 
-from workers.kms.uploaded import SealedKey
+from workers.kms.local.uploaded import SealedKey
 from workers.store.database import Database
 from workers.store.models import environments, upload_params, uploaded_keys
 from workers.store.types import db_now, read_clock

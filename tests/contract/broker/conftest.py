@@ -25,8 +25,8 @@ from producers.transports import consumer_options, kind_of
 from tests.rabbitmq import CONTRACT, RabbitServer
 from tests.servers import freeze
 from workers.embedded.ports import LOOPBACK
-from workers.embedded.processes import Supervisor
 from workers.embedded.redis import start_redis
+from workers.embedded.supervisor import Supervisor
 
 Messages = list[tuple[bytes, str]]
 

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from producers.topology import REPACKS, URGENT
 from tests.contract.broker.conftest import Mortal, waiting
-from workers.app import CeleryWaker, make_app
-from workers.settings import Settings
+from workers.celery_app.app import CeleryWaker, make_app
+from workers.runtime.settings import Settings
 
 
 @contextmanager

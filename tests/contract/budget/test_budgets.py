@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from workers.embedded.redis import RedisServer
-from workers.kms.budget import Bucket, Budget, Left, LocalBudget, Terms
-from workers.kms.shared_budget import KEY, SharedBudget, make_budget
+from workers.kms.rate_limit.budget import Bucket, Budget, Left, LocalBudget, Terms
+from workers.kms.rate_limit.shared_budget import KEY, SharedBudget, make_budget
 
 TERMS = Terms(rate=1.0, burst=20.0, live_share=0.2)
 """So slow that the time a test takes itself is of no account: Redis has a clock of its own."""

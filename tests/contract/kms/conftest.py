@@ -17,13 +17,13 @@ from schemas.keys import MainKeyUri
 from tests.servers import OpenBaoServer
 from workers.embedded.simulator import SimulatorClient, running_simulator
 from workers.errors import Cause
-from workers.kms.aws import AwsKms
-from workers.kms.managed import ManagedKms, create_managed_key_file, rotate_managed_key_file
-from workers.kms.memory import MemoryKms
-from workers.kms.openbao import OpenBaoKms
-from workers.kms.openbao_client import OpenBaoClient
+from workers.kms.aws.main_key import AwsKms
+from workers.kms.local.managed import ManagedKms, create_managed_key_file, rotate_managed_key_file
+from workers.kms.local.memory import MemoryKms
+from workers.kms.local.uploaded import SealedKey, UploadedKms, sealing_context
+from workers.kms.openbao.client import OpenBaoClient
+from workers.kms.openbao.main_key import OpenBaoKms
 from workers.kms.port import KmsProvider, MainKey, RootWrap
-from workers.kms.uploaded import SealedKey, UploadedKms, sealing_context
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import pytest
 from tests.contract.kms.conftest import ENVIRONMENT, AwsRig
 from tests.contract.kms.test_refusals import CONTEXT, MATERIAL, OPERATIONS
 from workers.errors import Cause, KmsRefused
-from workers.kms.aws_permissions import ACTIONS, CALLS, all_actions
+from workers.kms.aws.permissions import ACTIONS, CALLS, all_actions
+from workers.kms.aws.policies import environment_policies, key_statements, missing_statement
 from workers.kms.port import encryption_context
-from workers.policies import environment_policies, key_statements, missing_statement
 
 PRINCIPAL = "arn:aws:iam::123456789012:root"
 OTHER = UUID(int=99)

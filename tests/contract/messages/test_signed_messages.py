@@ -16,10 +16,10 @@ from producers.signing import generate_key
 from producers.topology import EXCHANGE, events_queue
 from workers.compose import build_services
 from workers.errors import NotConfigured
-from workers.intake import take_event
+from workers.events.receiving import take_event
+from workers.events.sources import Sources
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
-from workers.sources import Sources
 from workers.store import inbox
 from workers.store.models import metadata
 

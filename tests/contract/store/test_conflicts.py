@@ -15,15 +15,15 @@ from tests.conftest import DatabaseFactory
 from tests.engine import Door, World, usual_tree
 from tests.oracle import Oracle
 from workers.errors import DatabaseAway, TransactionConflict
-from workers.keyring import Keyring
-from workers.locking import restore, revoke
-from workers.repack import walk_slice
-from workers.retry import TRIES, again_after_conflict
+from workers.integrity.verify import verify_environment
+from workers.keyring.keyring import Keyring
+from workers.locks.locking import restore, revoke
+from workers.repack.lifecycle import walk_slice
+from workers.runtime.transaction_retry import TRIES, again_after_conflict
 from workers.store import database as database_module
 from workers.store import models
 from workers.store.database import Connection, Database
-from workers.store.room import require_room
-from workers.verify import verify_environment
+from workers.store.disk_space import require_room
 
 SILENCE = "postgresql+psycopg://postgres@127.0.0.1:{port}/nowhere"
 

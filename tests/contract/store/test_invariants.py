@@ -16,10 +16,11 @@ from schemas.states import Mode
 from tests.corruption import flip
 from tests.engine import World, chain_of_keys, usual_tree
 from tests.servers import PostgresServer
-from workers import locking, steering
-from workers.invariants import INVARIANTS, Verdict, check_invariants
-from workers.kms.memory import MemoryKms
-from workers.repack import walk_slice
+from workers.integrity.invariants import INVARIANTS, Verdict, check_invariants
+from workers.kms.local.memory import MemoryKms
+from workers.locks import locking
+from workers.repack import control
+from workers.repack.lifecycle import walk_slice
 from workers.store import models as m
 from workers.store.database import Database
 from workers.store.environments import Environment, list_environments
@@ -36,7 +37,7 @@ def told_story(world: World) -> Environment:
     usual_tree(world, environment, hours=3, jobs=12)
     chain_of_keys(world, environment, 3, jobs=3)
     world.repack(environment, "memory:b")
-    steering.abort(world.main, world.start(environment, "memory:c"), actor="test")
+    control.abort(world.main, world.start(environment, "memory:c"), actor="test")
     repack = world.start(environment, "memory:c")
     walk_slice(world.process(slice_seconds=0.001), repack.id)
     locking.revoke(world.main, [environment], actor="test")
@@ -45,7 +46,7 @@ def told_story(world: World) -> Environment:
     repack = world.start(environment, "memory:d")
     while not world.rows(m.shards, m.shards.c.repack == repack.id, m.shards.c.stage == "renew", m.shards.c.seen > 0):
         walk_slice(world.process(slice_seconds=0.001), repack.id)
-    steering.stop(world.main, repack, actor="test")
+    control.stop(world.main, repack, actor="test")
     world.repack(environment, "memory:e")
     world.repack(environment, "memory:f", Mode.SHALLOW)
     world.repack(environment, "memory:a")

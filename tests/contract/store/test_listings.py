@@ -6,13 +6,14 @@ import pytest
 
 from schemas.errors import EventRejected
 from tests.engine import World, usual_tree
-from workers import locking
 from workers.errors import NotFound
-from workers.store import inbox, listings
-from workers.store.answers import claim_answer, drop_answer, keep_answer
+from workers.locks import locking
+from workers.store import inbox
 from workers.store.audit import append_record
 from workers.store.database import Database
-from workers.store.inventory import environment_roots
+from workers.store.idempotency_keys import claim_answer, drop_answer, keep_answer
+from workers.store.queries import listings
+from workers.store.queries.inventory import environment_roots
 from workers.store.repacks import list_repacks
 
 

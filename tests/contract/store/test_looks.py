@@ -6,9 +6,9 @@ import pytest
 from psycopg.pq import TransactionStatus
 from sqlalchemy import func, insert, select, text
 
+from workers.store.data_key_pages import driver_of
 from workers.store.database import Database
 from workers.store.models import ticks
-from workers.store.pages import driver_of
 
 
 def test_a_look_is_one_round_trip(database: Database) -> None:

@@ -38,5 +38,5 @@ def test_revisions_are_known_without_alembic() -> None:
     """By the names of their files, in the order in which Alembic applies them: no worker has to load it."""
     scripts = ScriptDirectory.from_config(schema._config()).walk_revisions()
     assert known_revisions() == [script.revision for script in scripts][::-1]
-    loaded = "import sys, workers.tasks, workers.store.revisions; print('alembic' in sys.modules)"
+    loaded = "import sys, workers.celery_app.tasks, workers.store.revisions; print('alembic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, check=True).stdout == b"False\n"

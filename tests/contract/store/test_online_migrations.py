@@ -17,14 +17,14 @@ from schemas.states import RepackState
 from tests.engine import Actor, World, usual_tree
 from tests.poll import poll
 from workers.errors import ProgramTooOld, SchemaTooOld, TransactionConflict
-from workers.repack import walk_slice
+from workers.integrity.verify import verify_environment
+from workers.maintenance.sweeper import sweep
+from workers.repack.lifecycle import walk_slice
 from workers.store import models, revisions, schema
 from workers.store.database import Database
 from workers.store.repacks import Repack
 from workers.store.revisions import current_revision, latest_revision, require_current
 from workers.store.schema import migrate
-from workers.sweeper import sweep
-from workers.verify import verify_environment
 
 Write = Callable[..., None]
 

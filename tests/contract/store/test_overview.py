@@ -10,18 +10,19 @@ from sqlalchemy import event
 from producers.topology import EVENTS, QUEUES, REPACKS, SENT_AT
 from schemas.states import Mode, Stage
 from tests.engine import World, usual_tree
-from workers import canaries, locking, sweeper
-from workers.counters import BATCH_SECONDS, BUCKET, LEASE_LOSSES, MESSAGES_TAKEN, SUM, Counters
-from workers.overview import SILENT_SECONDS, Overview, Watch
-from workers.presence import Presence
-from workers.queues import BrokerCounts, QueueCount
-from workers.repack import walk_slice
+from workers.broker.queue_depths import BrokerCounts, QueueCount
+from workers.locks import locking
+from workers.maintenance import queue_canaries, sweeper
+from workers.maintenance.heartbeat import Presence
+from workers.monitoring.overview import SILENT_SECONDS, Overview, Watch
+from workers.repack.lifecycle import walk_slice
+from workers.runtime.counters import BATCH_SECONDS, BUCKET, LEASE_LOSSES, MESSAGES_TAKEN, SUM, Counters
 from workers.services import Services
 from workers.store import models
 from workers.store.counters import add_counts, read_counts
 from workers.store.database import Database
+from workers.store.heartbeats import KEPT_SECONDS, list_workers
 from workers.store.shards import claim_shard
-from workers.store.workers_seen import KEPT_SECONDS, list_workers
 
 
 class FakeBroker:
@@ -125,10 +126,10 @@ def test_a_worker_that_is_not_heard_of_is_silent(world: World, watch: Watch) -> 
 def test_a_canary_is_known_by_its_queue(world: World, watch: Watch) -> None:
     """The newest counts; a queue that is none of ours is not written down; without a stamp the wait is unknown."""
     database = world.main.database
-    canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 100}, owner="a")
-    canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 7}, owner="b")
-    canaries.arrive(database, EVENTS, headers={SENT_AT: "yesterday"}, owner="b")
-    canaries.arrive(database, "somebody.else", headers={}, owner="b")
+    queue_canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 100}, owner="a")
+    queue_canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 7}, owner="b")
+    queue_canaries.arrive(database, EVENTS, headers={SENT_AT: "yesterday"}, owner="b")
+    queue_canaries.arrive(database, "somebody.else", headers={}, owner="b")
     seen = {queue.name: queue for queue in watch.look().queues}
     assert seen[REPACKS].canary_wait_seconds == pytest.approx(7, abs=3)
     assert seen[REPACKS].canary_seconds == pytest.approx(0, abs=3)

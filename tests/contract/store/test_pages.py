@@ -11,8 +11,8 @@ from schemas.envelope import WRAP_BYTES
 from tests.corruption import set_row
 from tests.engine import World
 from workers.store import models
+from workers.store.data_key_pages import END, Cursor, Group, last_cursor
 from workers.store.models import data_keys
-from workers.store.pages import END, Cursor, Group, last_cursor
 
 
 @pytest.fixture

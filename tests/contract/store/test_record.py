@@ -17,6 +17,7 @@ from schemas.states import Mode
 from tests.engine import World, usual_tree
 from tests.poll import poll
 from workers.errors import AnotherStarted
+from workers.maintenance.sweeper import publish_outbox, take_tick
 from workers.store import models, outbox
 from workers.store.audit import append_record, records, verify_chain
 from workers.store.database import Connection, Database
@@ -24,7 +25,6 @@ from workers.store.inbox import find_received, list_rejected, receive, reject, s
 from workers.store.models import audit, audit_head
 from workers.store.outbox import tell
 from workers.store.repacks import create_repack
-from workers.sweeper import publish_outbox, take_tick
 
 
 def append(database: Database, count: int = 1) -> None:

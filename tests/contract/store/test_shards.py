@@ -12,7 +12,7 @@ from tests.engine import World, usual_tree
 from tests.poll import poll
 from workers.errors import LeaseLost
 from workers.store import models
-from workers.store.pages import END
+from workers.store.data_key_pages import END
 from workers.store.repacks import Repack
 from workers.store.shards import (
     Range,

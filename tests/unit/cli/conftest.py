@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import structlog
 
-from workers.cli import session, steering
+from workers.broker.waker import Silence
+from workers.cli import repack_control, session
 from workers.cli.application import run
 from workers.compose import build_services
-from workers.kms.managed import create_managed_key_file
-from workers.repack import walk_slice
+from workers.kms.local.managed import create_managed_key_file
+from workers.repack.lifecycle import walk_slice
+from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.settings import Settings
 from workers.store.database import Database
 from workers.store.repacks import list_repacks
 from workers.store.schema import migrate
-from workers.wake import Silence
 
 CLOSED_BROKER = "redis://127.0.0.1:1/0"
 
@@ -92,7 +92,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("KEYREPACK_MANAGED_KEY_FILE", str(tmp_path / "managed.key"))
     monkeypatch.setenv("KEYREPACK_BROKER_URL", CLOSED_BROKER)
     monkeypatch.setattr(session, "_waker", Silence)  # each attempt to reach a broker that is away takes a second
-    monkeypatch.setattr(steering, "broker_answers", lambda _: False)
+    monkeypatch.setattr(repack_control, "broker_answers", lambda _: False)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield Keyrepack(tmp_path, capsys)

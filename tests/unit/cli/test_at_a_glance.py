@@ -12,10 +12,10 @@ import pytest
 from producers.topology import QUEUES
 from tests.poll import poll
 from tests.unit.cli.conftest import Keyrepack
-from workers import canaries
 from workers.cli import top
 from workers.cli.application import run
 from workers.embedded.ports import LOOPBACK, free_port
+from workers.maintenance import queue_canaries
 
 
 def test_top_says_what_is_wrong_and_what_runs(moving: Keyrepack) -> None:
@@ -64,7 +64,7 @@ def test_a_check_has_an_exit_status_and_its_reasons(seeded: Keyrepack) -> None:
     assert seeded("health", "check", "--worker", "w1").out == "No process of worker w1 is heard of.\n"
     services = seeded.services()
     for queue in QUEUES:
-        canaries.arrive(services.database, queue, headers={}, owner="w1")
+        queue_canaries.arrive(services.database, queue, headers={}, owner="w1")
     services.close()
     answer = seeded("health", "check", "--json")
     assert (answer.status, answer.document["ok"]) == (1, False)

@@ -17,10 +17,10 @@ from tests.unit.cli.conftest import Keyrepack
 from workers.cli.demo.follow import _added, _at_least
 from workers.cli.demo.interruption import Interruption
 from workers.cli.demo.reader import Reader
+from workers.cli.demo.rewrap_counter import call_witness, rewrapped_twice, rewraps_below_wrapping_keys
 from workers.cli.demo.story import _sizes
-from workers.cli.demo.witness import call_witness, rewrapped_twice, rewraps_below_wrapping_keys
-from workers.keyring import Keyring
-from workers.views import RUNNING, StageView, outline
+from workers.keyring.keyring import Keyring
+from workers.monitoring.repack_report import RUNNING, StageView, outline
 
 
 @pytest.mark.parametrize("data_keys", [400, 5_000, 99_999, 100_000, 1_000_001])

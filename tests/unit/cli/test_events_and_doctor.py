@@ -10,8 +10,8 @@ import pytest
 from producers.publisher import MemoryPublisher
 from schemas.events import INBOUND, OUTBOUND, read_event
 from tests.unit.cli.conftest import Keyrepack
-from workers.intake import take_event
-from workers.sources import Sources
+from workers.events.receiving import take_event
+from workers.events.sources import Sources
 
 
 def test_the_schema_has_every_event(bare: Keyrepack) -> None:
@@ -145,10 +145,10 @@ def test_an_event_is_signed_with_the_keys_in_files(bare: Keyrepack, monkeypatch:
 
 def test_doctor_prints_the_statement_that_is_missing(keyrepack: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where AWS denied: the very statement, for the policy that lacks it."""
-    from workers.cli.checkup import Checkup, Finding
+    from workers.cli.doctor_checks import Checkup, Finding
 
     statement = {"Sid": "KeyrepackMissing", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": "*"}
     finding = Finding(check="main key of acme/production", ok=False, detail="denied", statement=statement)
-    monkeypatch.setattr("workers.cli.checkup.examine", lambda _reference: Checkup(findings=[finding]))
+    monkeypatch.setattr("workers.cli.doctor_checks.examine", lambda _reference: Checkup(findings=[finding]))
     assert keyrepack("doctor", "--json").document["findings"][0]["statement"] == statement
     assert '"kms:Decrypt"' in keyrepack("doctor").out

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from schemas.keys import MainKeyUri
 from tests.unit.cli.conftest import Keyrepack
-from workers.locking import Lock
+from workers.locks.locking import Lock
 from workers.store import main_keys
 from workers.store.environments import find_environment, lock_environment, set_lock
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from schemas.states import Stage
-from workers.cli.bars import Bars, plain_line
 from workers.cli.output import console, duration, facts, moment, table
-from workers.views import DONE, RUNNING, WAITING, StageView
+from workers.cli.progress_bars import Bars, plain_line
+from workers.monitoring.repack_report import DONE, RUNNING, WAITING, StageView
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 
 from producers.topology import QUEUES
 from tests.engine import World
+from workers.broker.queue_depths import BrokerCounts, QueueCount
 from workers.dashboard.application import make_application
-from workers.dashboard.passwords import hash_password, hash_token
+from workers.dashboard.auth.passwords import hash_password, hash_token
 from workers.dashboard.site import Site, make_site
-from workers.queues import BrokerCounts, QueueCount
 
 PASSWORD = "correct horse battery staple"
 ROLES = {"eve": "viewer", "bob": "operator", "ada": "security"}

@@ -18,8 +18,8 @@ from tests.engine import World, usual_tree
 from tests.steps import until
 from tests.unit.dashboard.conftest import HOST, Browser, token_in
 from workers.dashboard.site import Site
-from workers.intake import handle_event, take_event
-from workers.sources import Sources
+from workers.events.receiving import handle_event, take_event
+from workers.events.sources import Sources
 from workers.store.environments import Environment, get_environment
 from workers.store.inbox import find_rejected
 from workers.store.models import audit, data_keys, repacks

@@ -10,16 +10,16 @@ import pytest
 
 from schemas.states import Stage
 from tests.poll import poll
-from workers.dashboard import passwords
-from workers.dashboard.attempts import BY_ADDRESS, BY_NAME, BY_PAIR, WINDOW_SECONDS, Attempts
-from workers.dashboard.heatmap import MOST, heat_map
-from workers.dashboard.kept import Kept
-from workers.dashboard.pending import Pending
-from workers.dashboard.picture import draw
-from workers.dashboard.readings import Readings
+from workers.dashboard.auth import passwords
+from workers.dashboard.auth.attempts import BY_ADDRESS, BY_NAME, BY_PAIR, WINDOW_SECONDS, Attempts
+from workers.dashboard.auth.pending import Pending
+from workers.dashboard.auth.users import Role
+from workers.dashboard.live.shared_reads import Readings
+from workers.dashboard.live.stale_cache import Kept
 from workers.dashboard.redaction import HIDDEN, redact
-from workers.dashboard.rendering import ENVIRONMENT
-from workers.dashboard.users import Role
+from workers.dashboard.views.heatmap import MOST, heat_map
+from workers.dashboard.views.hierarchy_svg import draw
+from workers.dashboard.views.rendering import ENVIRONMENT
 from workers.errors import DatabaseAway
 
 

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from schemas.states import Mode, RepackState
-from workers.cli.bars import Bars
 from workers.cli.demo.scene import DemoFailed, Scene
+from workers.cli.progress_bars import Bars
+from workers.monitoring.repack_report import StageView, laid_over, outline, stage_views
 from workers.store.environments import Environment, count_keys
 from workers.store.inbox import list_rejected
 from workers.store.repacks import Repack, latest_repack
 from workers.store.shards import Progress, progress
 from workers.store.types import read_clock
-from workers.views import StageView, laid_over, outline, stage_views
 
 STALL_SECONDS = 45.0
 """Without any progress for that long, something is wrong: leases are 4 s, the sweeper comes every second."""

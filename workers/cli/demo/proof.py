@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workers.cli.certificates import print_certificate
+from workers.cli.certificate_text import print_certificate
+from workers.cli.demo.rewrap_counter import rewrapped_twice, rewraps_below_wrapping_keys
 from workers.cli.demo.scene import DemoFailed, Scene
 from workers.cli.demo.story import Told
-from workers.cli.demo.witness import rewrapped_twice, rewraps_below_wrapping_keys
 from workers.cli.output import amount, duration, facts, indented, table
+from workers.integrity.verify import Report, verify_environment
+from workers.monitoring.repack_report import RepackView, view_repack
 from workers.store.audit import verify_chain
-from workers.verify import Report, verify_environment
-from workers.views import RepackView, view_repack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from workers.cli.session import quiet_logs, read_settings
 from workers.compose import build_services
-from workers.keyring import Keyring
+from workers.keyring.keyring import Keyring
 
 PAUSE_SECONDS = 0.005
 """Between two keys: some hundred operations a second leave the workers their cores."""

@@ -17,11 +17,11 @@ from schemas.errors import KeyrepackError
 from workers.cli.demo.interruption import Interruption, handled
 from workers.cli.session import quiet_logs, read_settings
 from workers.compose import build_services
-from workers.embedded.processes import Supervisor
 from workers.embedded.simulator.client import SimulatorClient
 from workers.embedded.stack import Servers, start_servers, start_workers
+from workers.embedded.supervisor import Supervisor
 from workers.errors import NotConfigured
-from workers.keyring import Keyring
+from workers.keyring.keyring import Keyring
 from workers.services import Services
 from workers.store.schema import migrate
 

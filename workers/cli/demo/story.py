@@ -13,14 +13,14 @@ from producers.publisher import KombuPublisher, publish_event
 from schemas.events import Event
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
-from workers.cli.counting import counted
 from workers.cli.demo.follow import Follower
 from workers.cli.demo.kill import Killer
 from workers.cli.demo.reader import Counts
+from workers.cli.demo.rewrap_counter import call_witness
 from workers.cli.demo.scene import WORKERS, DemoFailed, Scene
-from workers.cli.demo.witness import call_witness
 from workers.cli.output import amount, indented, table
-from workers.cli.seeding import Seeded, seed_hierarchy
+from workers.cli.progress_counter import counted
+from workers.cli.seed_tree import Seeded, seed_hierarchy
 from workers.embedded.stack import start_program, wait_for_simulator, wait_for_worker
 from workers.store.environments import Environment
 from workers.store.repacks import Repack, get_repack

@@ -1,0 +1,1 @@
+"""What travels through the broker, and how full its queues are."""

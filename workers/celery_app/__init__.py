@@ -1,0 +1,1 @@
+"""Celery ends here: the application, its settings, tasks and the two consumers."""

@@ -1,0 +1,53 @@
+"""Main keys: how each is, what it is in use for, and what hangs from older generations of it."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import Field
+
+from workers.dashboard.routes import Ask, Document, Nothing
+from workers.main_keys.inventory import Health, MainKeyView
+
+PAGE = 50
+NAMED = 5
+"""Environments of a main key that are named on the page; the API has all of them."""
+
+
+class Which(Nothing):
+    """Which main keys."""
+
+    text: str = Field(default="", max_length=512, description="Part of its URI, or of an environment's name.")
+    health: str = Field(default="", pattern=f"^({'|'.join(Health)})?$", description=f"How it is: {', '.join(Health)}.")
+    after: str = Field(default="", max_length=512, description="Only those after this URI.")
+
+
+def main_keys(ask: Ask) -> Document:
+    """Main keys in use, by URI."""
+    query, settings = ask.form, ask.site.services.settings
+    views = [view for view in ask.site.inventory.wait(None) if view.uri > query.after and _is_meant(view, query)]
+    page = views[:PAGE]
+    return {
+        "now": time.time(),
+        "main_keys": [_json(view, settings.hidden_generation_days) for view in page],
+        "next": page[-1].uri if len(views) > PAGE else None,
+        "text": query.text,
+        "health": query.health,
+        "poll_interval": settings.poll_interval,
+        "cache_ttl": settings.cache_ttl,
+    }
+
+
+def _is_meant(view: MainKeyView, query: Which) -> bool:
+    text = query.text.lower()
+    named = text in view.uri.lower() or any(text in user.name.lower() for user in view.environments)
+    return named and (not query.health or view.health == query.health)
+
+
+def _json(view: MainKeyView, days: float) -> Document:
+    document = view.as_json(days)
+    for user in document["environments"]:
+        user["environment_id"] = str(user["environment_id"])
+    if document["oldest_stale"] is not None:
+        document["oldest_stale"]["key_id"] = str(document["oldest_stale"]["key_id"])
+    return document

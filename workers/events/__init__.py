@@ -1,0 +1,1 @@
+"""Events from other services: who may say what, how they are received, what they do."""

@@ -1,0 +1,1 @@
+"""Proof that every key is as it must be, and recovery where it is not."""

@@ -1,0 +1,1 @@
+"""The read side: unwrap, create and mint keys."""

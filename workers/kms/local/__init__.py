@@ -1,0 +1,1 @@
+"""Main keys in files and in memory, whose cipher is our own software."""

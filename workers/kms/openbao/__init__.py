@@ -1,0 +1,1 @@
+"""Main keys in the transit engine of OpenBao or Vault."""

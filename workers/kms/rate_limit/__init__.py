@@ -1,0 +1,1 @@
+"""How many calls a KMS is asked, and how many of them at once."""

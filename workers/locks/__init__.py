@@ -1,0 +1,1 @@
+"""Locks and unlocks environments, and the guards that refuse what a lock forbids."""

@@ -1,0 +1,1 @@
+"""Main keys in use: polled, uploaded, listed."""

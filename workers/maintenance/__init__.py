@@ -1,0 +1,1 @@
+"""Housekeeping: the sweeper, the outbox relay, the workers' heartbeats."""

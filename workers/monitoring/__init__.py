@@ -1,0 +1,1 @@
+"""Read models for people and machines that watch. Reads only."""

@@ -1,0 +1,1 @@
+"""Questions that read and never write."""
