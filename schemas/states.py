@@ -32,6 +32,14 @@ class Stage(StrEnum):
     SHRED = "shred"  # prove that nothing hangs from a draining version, and delete its wrap
 
 
+class LockCause(StrEnum):
+    """Why an environment is locked. A stronger cause is not replaced by a weaker one."""
+
+    REVOKED = "revoked"  # the customer withdrew access, by their word
+    RESTRICTED = "restricted"  # the KMS refuses: denied, disabled, pending deletion …
+    LOST = "lost"  # the main key is deleted: nothing below it can ever be opened
+
+
 class RepackState(StrEnum):
     """Where a repack stands."""
 

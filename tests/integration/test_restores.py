@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import delete, insert
 
 from schemas.keys import MainKeyUri
-from schemas.states import Mode, RepackState, Stage
+from schemas.states import LockCause, Mode, RepackState, Stage
 from tests.conftest import DatabaseFactory
 from tests.engine import Actor, World, usual_tree
 from tests.servers import PostgresServer
@@ -26,7 +26,7 @@ from workers.integrity.assessment import Need, Survey, Unopened, survey
 from workers.integrity.journal import Witness, call_witness, export_record
 from workers.integrity.reconcile import Done, Outcome, mend, outcome_of
 from workers.integrity.verify import verify_environment
-from workers.locks.locking import Lock, restore, revoke
+from workers.locks.locking import restore, revoke
 from workers.main_keys import uploads
 from workers.repack import move
 from workers.repack.lifecycle import walk_slice
@@ -182,14 +182,14 @@ def test_without_a_witness_an_older_whole_is_in_order(site: Site, tmp_path: Path
 @pytest.mark.parametrize(
     ("site", "cause", "lock"),
     [
-        ("sqlite", Cause.DISABLED, Lock.RESTRICTED),
-        ("sqlite", Cause.DELETED, Lock.LOST),
-        ("postgresql", Cause.DELETED, Lock.LOST),
+        ("sqlite", Cause.DISABLED, LockCause.RESTRICTED),
+        ("sqlite", Cause.DELETED, LockCause.LOST),
+        ("postgresql", Cause.DELETED, LockCause.LOST),
     ],
     indirect=["site"],
 )
 def test_restored_to_before_a_replacement_and_the_old_key_is_gone(
-    site: Site, tmp_path: Path, cause: Cause, lock: Lock
+    site: Site, tmp_path: Path, cause: Cause, lock: LockCause
 ) -> None:
     """Every key is named with the reason, and the environment is locked; with the key back it unlocks and is moved."""
     witness = _replaced_after_backup(site, tmp_path)
@@ -325,7 +325,7 @@ def test_a_revocation_that_the_backup_forgot_is_made_again(site: Site, tmp_path:
     site.restore(backup)
     outcome, done = site.reconcile(witness)
     assert (outcome, [one.step.need for one in done]) == (Outcome.IN_ORDER, [Need.REVOKE])
-    assert site.now().lock_cause == Lock.REVOKED
+    assert site.now().lock_cause == LockCause.REVOKED
     assert site.reconcile(witness) == (Outcome.IN_ORDER, [])
     assert "once it is given back" in site.look(witness)[0].notes[0]
     restore(site.world.main, [site.environment], actor="customer")
@@ -360,7 +360,7 @@ def test_a_return_that_the_backup_forgot_is_told(site: Site, tmp_path: Path) -> 
     outcome, done = site.reconcile(witness)
     assert (outcome, [one.step.need for one in done]) == (Outcome.UNDER_WAY, [Need.WAIT])
     assert "main-key restore" in done[0].text
-    assert site.now().lock_cause == Lock.REVOKED
+    assert site.now().lock_cause == LockCause.REVOKED
 
 
 @ON_SQLITE

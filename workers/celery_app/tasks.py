@@ -28,6 +28,7 @@ from workers.repack import lifecycle
 from workers.repack.time_slices import next_turn
 from workers.runtime.failpoints import Point, reach
 from workers.runtime.logs import log
+from workers.store import schedule
 
 
 @app.task(name=WALK, shared=False)
@@ -62,9 +63,9 @@ def handle_event(inbox_id: int) -> None:
 def sweep() -> None:
     """Wake what lies idle."""
     try:
-        if sweeper.take_tick(services(), sweeper.SWEEP, settings.sweep_seconds):
+        if sweeper.take_tick(services(), schedule.SWEEP, settings.sweep_seconds):
             sweeper.sweep(services())
-        if sweeper.take_tick(services(), sweeper.VERIFY_AUDIT, settings.audit_verify_seconds):
+        if sweeper.take_tick(services(), schedule.VERIFY_AUDIT, settings.audit_verify_seconds):
             sweeper.verify_audit(services())
     except Transient as error:
         log.warning("sweep.left", code=error.code, why=str(error))
@@ -86,7 +87,7 @@ def publish_outbox() -> None:
 def poll_main_keys() -> None:
     """Look at the main keys that are due."""
     try:
-        if sweeper.take_tick(services(), sweeper.POLL, settings.poll_tick):
+        if sweeper.take_tick(services(), schedule.POLL, settings.poll_tick):
             with background():
                 polling.poll_main_keys(services())
     except Transient as error:

@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Connection
 
 from producers.topology import DEAD
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
+from schemas.states import LockCause
 from workers.cli.output import moment
-from workers.cli.session import dead_letters, quiet_logs, read_settings, require_database
+from workers.cli.session import dead_letters, quiet_logs, read_settings
 from workers.compose import build_services
 from workers.errors import KmsRefused, NotFound
 from workers.kms.aws.policies import missing_statement
 from workers.kms.port import encryption_context
-from workers.locks.locking import Lock
 from workers.main_keys.inventory import MainKeyView, list_main_keys
 from workers.repack.probe import sample_root
 from workers.runtime.settings import Settings
 from workers.services import Services
+from workers.store.database import Connection, require_database
 from workers.store.disk_space import ROOM_BYTES, require_room
 from workers.store.environments import Environment, find_environment, list_environments, live_tops
 from workers.store.repacks import open_repack
@@ -61,7 +61,7 @@ def examine(reference: str | None = None) -> Checkup:
     quiet_logs(settings)
     findings = [Finding(check="settings", ok=True, detail="Every value is one it can have.")]
     try:
-        require_database(settings, exists=True)
+        require_database(settings.database_url.get_secret_value(), exists=True)
         services, fault = build_services(settings), None
     except KeyrepackError as error:
         nowhere = settings.model_copy(update={"database_url": SecretStr("sqlite://")})
@@ -170,11 +170,11 @@ def _locked(environment: Environment) -> Finding:
     since = f" since {moment(environment.locked_at)}" if environment.locked_at else ""
     detail = f"Locked{since}: {environment.lock_cause}. {environment.lock_detail or ''}".strip()
     remedies = {
-        Lock.REVOKED: f"Once the customer gives it back: `keyrepack main-key restore {environment}`.",
-        Lock.RESTRICTED: "Do what is said of its main key; the next look that finds it usable unlocks.",
-        Lock.LOST: f"What is lost: `keyrepack certificate --loss {environment}`.",
+        LockCause.REVOKED: f"Once the customer gives it back: `keyrepack main-key restore {environment}`.",
+        LockCause.RESTRICTED: "Do what is said of its main key; the next look that finds it usable unlocks.",
+        LockCause.LOST: f"What is lost: `keyrepack certificate --loss {environment}`.",
     }
-    remedy = remedies[Lock(environment.lock_cause)] if environment.lock_cause else ""
+    remedy = remedies[LockCause(environment.lock_cause)] if environment.lock_cause else ""
     return Finding(check=f"main key of {environment}", ok=False, detail=detail, remedy=remedy)
 
 

@@ -32,8 +32,7 @@ def create(
 
     Example: keyrepack environment create acme/production --main-key aws-kms:arn:aws:kms:…
     """
-    from sqlalchemy.exc import IntegrityError
-
+    from workers.errors import AlreadyThere
     from workers.keyring.keyring import Keyring
     from workers.monitoring.repack_report import view_environment
     from workers.store.environments import find_environment
@@ -44,7 +43,7 @@ def create(
             _require_free(connection, place)
         try:
             Keyring(services).create_environment(workspace, name, main_key=main_key, actor=actor())
-        except IntegrityError:  # another one was faster
+        except AlreadyThere:  # another one was faster
             raise _exists(place) from None
         with services.database.read() as connection:
             document = view_environment(connection, find_environment(connection, place))

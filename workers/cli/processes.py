@@ -56,12 +56,11 @@ def worker(
 def _require_schema(settings: Settings) -> None:
     """Raise SchemaTooOld, ProgramTooOld. A database that is away is waited for by the worker itself."""
     from workers.cli.output import note
-    from workers.cli.session import require_database
     from workers.errors import DatabaseFailed
-    from workers.store.database import Database
+    from workers.store.database import Database, require_database
     from workers.store.revisions import require_current
 
-    require_database(settings, exists=True)
+    require_database(settings.database_url.get_secret_value(), exists=True)
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
         require_current(database)

@@ -6,7 +6,6 @@ import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import KeyrepackError
@@ -62,11 +61,12 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
     """
     from workers.compose import build_services
     from workers.errors import DatabaseAway
+    from workers.store.database import require_database
     from workers.store.revisions import require_current
 
     settings = read_settings()
     quiet_logs(settings)
-    require_database(settings, exists=ready)
+    require_database(settings.database_url.get_secret_value(), exists=ready)
     services = build_services(settings, wake=_waker() if wakes else None)
     try:
         if ready:
@@ -77,27 +77,6 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
         raise
     finally:
         services.close()
-
-
-def require_database(settings: Settings, *, exists: bool) -> None:
-    """Raise NotConfigured for a URL that is none, or where a SQLite file is not there: looking must not make one."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    from workers.errors import NotConfigured
-
-    remedy = "Set KEYREPACK_DATABASE_URL to sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME."
-    try:
-        url = make_url(settings.database_url.get_secret_value())
-        url.get_dialect()
-    except (ArgumentError, ImportError):
-        what = "KEYREPACK_DATABASE_URL names no database."
-        raise NotConfigured(what, "It is no URL of a kind we know.", remedy) from None
-    path = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
-    if exists and path is not None and str(path) != ":memory:" and not path.exists():
-        raise NotConfigured(
-            "The database is not ready.", f"There is no file {path}.", "Run `keyrepack migrate`, or `keyrepack up`."
-        )
 
 
 def quiet_logs(settings: Settings) -> None:

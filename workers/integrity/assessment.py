@@ -13,10 +13,10 @@ from enum import StrEnum
 from uuid import UUID
 
 from schemas.keys import KeyKind, MainKeyUri, TopState
-from schemas.states import Mode, RepackState
+from schemas.states import LockCause, Mode, RepackState
 from workers.errors import Cause, KmsRefused, WrapReason, WrapRefused
 from workers.integrity.journal import Deposition, Move
-from workers.locks.locking import Lock, why_refused
+from workers.locks.locking import why_refused
 from workers.services import Services
 from workers.store.data_key_pages import END
 from workers.store.environments import Environment, TopVersion
@@ -117,7 +117,7 @@ def survey(
         )
         found.looks[top.version] = services.loop.run(why_refused(services, environment, version, samples[top.version]))
     _look_at_words(services, found, told)
-    if found.is_silent or environment.lock_cause == Lock.REVOKED:
+    if found.is_silent or environment.lock_cause == LockCause.REVOKED:
         return found
     if not any(step.need == Need.REVOKE for step in found.steps):
         _look_at_keys(services, found, repack, name)
@@ -135,11 +135,11 @@ def _names(found: Survey) -> set[str]:
 
 def _look_at_words(services: Services, found: Survey, told: Deposition) -> None:
     environment = found.environment
-    if told.lock == Lock.REVOKED and environment.lock_cause != Lock.REVOKED:
+    if told.lock == LockCause.REVOKED and environment.lock_cause != LockCause.REVOKED:
         found.steps.append(Step(need=Need.REVOKE, why="The customer has revoked it since the backup was taken."))
-    if environment.lock_cause == Lock.REVOKED and told.lock == Lock.REVOKED:
+    if environment.lock_cause == LockCause.REVOKED and told.lock == LockCause.REVOKED:
         found.notes.append("It is revoked, and its keys were not looked at: reconcile it again once it is given back.")
-    elif environment.lock_cause == Lock.REVOKED:
+    elif environment.lock_cause == LockCause.REVOKED:
         why = f"It is revoked, and the witness knows of its return: `keyrepack main-key restore {environment}`."
         found.steps.append(Step(need=Need.WAIT, why=why))
     for uri in sorted(told.deleted):

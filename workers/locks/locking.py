@@ -7,10 +7,9 @@ repack. Whoever holds plaintext drops it (see `epochs`); every batch that commit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
 from uuid import UUID
 
-from schemas.states import RUNNING, RepackState
+from schemas.states import RUNNING, LockCause, RepackState
 from workers.errors import Cause, KmsRefused, KmsUnreachable, NotFound, WrapRefused
 from workers.kms.port import encryption_context
 from workers.kms.rate_limit.budget import live
@@ -36,14 +35,6 @@ from workers.store.types import read_clock
 from workers.store.workspaces import forget_revocation, lock_workspace, note_revocation, revocation_reason
 
 Settle = Callable[[Connection], None]
-
-
-class Lock(StrEnum):
-    """Why an environment is locked. A stronger reason is not replaced by a weaker one."""
-
-    REVOKED = "revoked"  # the customer withdrew access, by their word
-    RESTRICTED = "restricted"  # the KMS refuses: denied, disabled, pending deletion …
-    LOST = "lost"  # the main key is deleted: nothing below it can ever be opened
 
 
 ENVIRONMENT_SIDE = "environment"
@@ -126,7 +117,7 @@ def lock_newborn(connection: Connection, services: Services, environment: Enviro
     reason = revocation_reason(connection, environment.workspace)
     if reason is None:
         return environment
-    _lock(connection, services, environment, Lock.REVOKED, actor=actor, detail=reason)
+    _lock(connection, services, environment, LockCause.REVOKED, actor=actor, detail=reason)
     return get_environment(connection, environment.id)
 
 
@@ -141,10 +132,10 @@ def restrict(services: Services, environment: Environment, *, cause: Cause, deta
     if not found:
         return False
     is_lost = all(refused == Cause.DELETED for refused in found)
-    lock = Lock.LOST if is_lost else Lock.RESTRICTED
+    lock = LockCause.LOST if is_lost else LockCause.RESTRICTED
     with services.database.write() as connection:
         current = lock_environment(connection, environment.id)
-        if current.lock_cause in (Lock.REVOKED, lock) or len(live_tops(connection, environment.id)) != len(found):
+        if current.lock_cause in (LockCause.REVOKED, lock) or len(live_tops(connection, environment.id)) != len(found):
             return False
         words = f"{found[0].value}: {detail}" if detail else found[0].value
         _lock(connection, services, current, lock, actor=actor or services.owner, detail=words, kms_cause=found[0])
@@ -156,12 +147,12 @@ def restrict(services: Services, environment: Environment, *, cause: Cause, deta
 def unlock_if_restricted(services: Services, environment: Environment, *, actor: str = "") -> bool:
     """Unlock an environment whose KMS opens its roots again. A revocation by the customer's word stands."""
     with services.database.read() as connection:
-        locked = get_environment(connection, environment.id).lock_cause in (Lock.RESTRICTED, Lock.LOST)
+        locked = get_environment(connection, environment.id).lock_cause in (LockCause.RESTRICTED, LockCause.LOST)
     if not locked or _second_look(services, environment) is not None:
         return False
     with services.database.write() as connection:
         current = lock_environment(connection, environment.id)
-        if current.lock_cause not in (Lock.RESTRICTED, Lock.LOST):
+        if current.lock_cause not in (LockCause.RESTRICTED, LockCause.LOST):
             return False
         resumed = _unlock(connection, current, actor=actor or services.owner, reason="the KMS answers again")
     _announce(services, [current], resumed)
@@ -224,8 +215,8 @@ def _revoke(
     changed = []
     for environment in sorted(environments, key=lambda environment: environment.id):
         current = lock_environment(connection, environment.id)
-        if current.lock_cause != Lock.REVOKED:
-            _lock(connection, services, current, Lock.REVOKED, actor=actor, detail=reason)
+        if current.lock_cause != LockCause.REVOKED:
+            _lock(connection, services, current, LockCause.REVOKED, actor=actor, detail=reason)
             changed.append(current)
     return changed
 
@@ -237,7 +228,7 @@ def _restore(
     changed, resumed = [], []
     for environment in sorted(environments, key=lambda environment: environment.id):
         current = lock_environment(connection, environment.id)
-        if current.lock_cause == Lock.REVOKED:
+        if current.lock_cause == LockCause.REVOKED:
             resumed += _unlock(connection, current, actor=actor, reason=reason)
             changed.append(current)
     return changed, resumed
@@ -247,7 +238,7 @@ def _lock(
     connection: Connection,
     services: Services,
     environment: Environment,
-    lock: Lock,
+    lock: LockCause,
     *,
     actor: str,
     detail: str,
@@ -271,7 +262,7 @@ def _lock(
         )
     refused = kms_cause.value if kms_cause else None
     facts = {"cause": lock.value, "kms_cause": refused, "detail": detail, "epoch": epoch}
-    _tell(connection, "environment.lost" if lock == Lock.LOST else "environment.locked", environment, actor, facts)
+    _tell(connection, "environment.lost" if lock == LockCause.LOST else "environment.locked", environment, actor, facts)
     reach(Point.LOCK_WRITTEN)
     log.warning("environment.locked", environment=str(environment.environment_id), cause=lock.value)
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from schemas.errors import KeyrepackError
-from schemas.states import Mode
+from schemas.states import LockCause, Mode
 from workers.errors import Cause, KmsBudgetSpent, KmsRefused, KmsUnreachable, NotConfigured
 from workers.locks import locking
 from workers.main_keys.scanner import Seen, poll
@@ -178,7 +178,7 @@ def _follow(services: Services, seen: Seen, before: main_keys.MainKeyRecord) -> 
         for environment in _users(services, seen.key, locks):
             _attempt(environment, _restrict, services, environment, seen)
         return
-    for environment in _users(services, seen.key, (locking.Lock.RESTRICTED, locking.Lock.LOST)):
+    for environment in _users(services, seen.key, (LockCause.RESTRICTED, LockCause.LOST)):
         _attempt(environment, locking.unlock_if_restricted, services, environment)
     for environment, top in _left_behind(services, seen):
         _attempt(environment, _start_following, services, environment, top, seen)

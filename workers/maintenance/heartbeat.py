@@ -11,19 +11,17 @@ import socket
 import threading
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 
 from workers.errors import DatabaseFailed
 from workers.runtime.counters import LOCK_NOTICE_SECONDS, MESSAGES_TAKEN, Counters
 from workers.runtime.logs import log
+from workers.runtime.version import VERSION
 from workers.store.counters import add_counts
 from workers.store.database import Database
 from workers.store.heartbeats import enter_worker, leave_worker, note_worker
 
 WRITE_SECONDS = 5.0
 """Between two writes: a few small rows, next to nothing beside a batch; what a killed process counted since is lost."""
-
-VERSION = version("keyrepack")
 
 _writing = threading.Lock()
 """Held while a row is written: a worker's main process forks at any time, and its child must not inherit a database

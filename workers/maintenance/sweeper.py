@@ -15,9 +15,6 @@ from workers.store import fair_queue, inbox, outbox, schedule
 from workers.store.audit import ChainVerdict, verify_chain
 from workers.store.audit_checks import record_check
 
-SWEEP, POLL, VERIFY_AUDIT = "sweep", "poll", "verify_audit"
-"""The jobs that tick."""
-
 WAKE_UPS = 64
 """Wake-ups that one sweep sends for repacks at most: each worker that answers goes on from turn to turn anyway."""
 

@@ -22,10 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from schemas.states import OPEN
+from schemas.states import OPEN, LockCause
 from workers.errors import DatabaseFailed
-from workers.locks.locking import Lock
-from workers.maintenance.heartbeat import VERSION
 from workers.monitoring.overview import Overview
 from workers.runtime.counters import (
     BATCH_SECONDS,
@@ -38,6 +36,7 @@ from workers.runtime.counters import (
     LOCK_NOTICE_SECONDS,
     SUM,
 )
+from workers.runtime.version import VERSION
 from workers.store.counters import Key
 from workers.store.queries.overview import SHARD_STATES
 
@@ -105,7 +104,7 @@ def _repacks(overview: Overview) -> Iterator[Metric]:
     blocked = overview.now - overview.blocked_since if overview.blocked_since is not None else 0.0
     yield _gauge("repack_blocked_seconds", "Since the repack was blocked that has been so longest.", blocked)
     yield _gauge("environments", "Environments.", overview.environments)
-    locked = dict.fromkeys((lock.value for lock in Lock), 0) | dict(overview.locked)
+    locked = dict.fromkeys((lock.value for lock in LockCause), 0) | dict(overview.locked)
     yield _gauges("locked_environments", "Environments whose data is locked.", "cause", locked)
 
 

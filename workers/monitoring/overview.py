@@ -15,7 +15,6 @@ from producers.topology import QUEUES
 from schemas.states import RUNNING, RepackState, Stage
 from workers.broker.queue_depths import Broker, BrokerCounts, QueueCount
 from workers.kms.rate_limit.budget import Left
-from workers.maintenance.sweeper import POLL, SWEEP, VERIFY_AUDIT
 from workers.monitoring.time_series import Series
 from workers.runtime.counters import MESSAGES_TAKEN
 from workers.runtime.settings import Settings
@@ -26,6 +25,7 @@ from workers.store.heartbeats import WorkerSeen, list_workers
 from workers.store.queries import overview
 from workers.store.queries.overview import OutboxSum, Outcomes, PollSum, StageSum
 from workers.store.queue_canaries import Canary, list_canaries
+from workers.store.schedule import POLL, SWEEP, VERIFY_AUDIT
 from workers.store.types import read_clock
 
 LISTED = 100

@@ -11,12 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
-
-from schemas.states import LEGAL, Mode, RepackState, Stage
+from schemas.states import LEGAL, LockCause, Mode, RepackState, Stage
 from workers.errors import REMEDIES, DatabaseFull, NotFound
-from workers.locks.locking import Lock
 from workers.store import audit, environments, quarantine, repacks, shards
+from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.repacks import Repack
 from workers.store.shards import Progress
@@ -270,9 +268,9 @@ def view_repack(connection: Connection, repack: Repack, *, ahead: Sequence[Stage
 
 _REMEDIES: dict[str, str] = {
     **{cause.value: remedy for cause, remedy in REMEDIES.items()},
-    Lock.REVOKED: "Once the customer gives the main key back: `keyrepack main-key restore`.",
-    Lock.RESTRICTED: "See `keyrepack doctor` for its main key; it goes on when that is usable again.",
-    Lock.LOST: "The main key is deleted; `keyrepack certificate --loss` names what is lost.",
+    LockCause.REVOKED: "Once the customer gives the main key back: `keyrepack main-key restore`.",
+    LockCause.RESTRICTED: "See `keyrepack doctor` for its main key; it goes on when that is usable again.",
+    LockCause.LOST: "The main key is deleted; `keyrepack certificate --loss` names what is lost.",
     DatabaseFull.code: "Make room on the database's disk; it goes on by itself.",
 }
 """By cause. A newer program that runs beside this one may know others."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas.states import RepackState
-from workers.locks.locking import Lock
+from schemas.states import LockCause, RepackState
 from workers.monitoring.formats import amount, duration
 from workers.monitoring.overview import Overview
 
@@ -89,7 +88,7 @@ def _data(overview: Overview, rejected: int) -> Iterator[Reason]:
     if overview.audit is not None and not overview.audit.whole:
         yield _bad(f"The audit chain is broken at record {overview.audit.broken_at}: {overview.audit.why}.", "audit")
     for cause, count in sorted(overview.locked.items()):
-        reason = _bad if cause == Lock.LOST else _watch
+        reason = _bad if cause == LockCause.LOST else _watch
         yield reason(f"{_environments(count)} locked: {cause}.", "environments")
     if blocked := overview.repacks.get(RepackState.BLOCKED, 0):
         since = f", the longest for {duration(overview.now - overview.blocked_since)}" if overview.blocked_since else ""

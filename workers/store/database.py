@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection as Connection  # what every function of the engine takes: a transaction
 from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import StaticPool
 
 from workers.errors import NotConfigured
@@ -123,6 +124,25 @@ class Database:
     def close(self) -> None:
         """Give the connections back. After a fork, a child must not close its parent's: it makes its own Database."""
         self.engine.dispose()
+
+
+def require_database(url: str, *, exists: bool) -> None:
+    """Raise NotConfigured for a URL that is none; with `exists`, for a SQLite file that is not there.
+
+    Whoever only looks must not make a file. Nothing is connected.
+    """
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, ImportError):
+        remedy = "Set KEYREPACK_DATABASE_URL to sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+        what = "KEYREPACK_DATABASE_URL names no database."
+        raise NotConfigured(what, "It is no URL of a kind we know.", remedy) from None
+    path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+    if exists and path is not None and str(path) != ":memory:" and not path.exists():
+        raise NotConfigured(
+            "The database is not ready.", f"There is no file {path}.", "Run `keyrepack migrate`, or `keyrepack up`."
+        )
 
 
 def _commit_durably(connection: Any, _record: Any) -> None:

@@ -8,6 +8,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from workers.store.models import ticks
 from workers.store.types import db_now, read_clock
 
+SWEEP, POLL, VERIFY_AUDIT = "sweep", "poll", "verify_audit"
+"""The jobs that tick."""
+
 KEPT = 1000
 """How many slots of a job are kept to look at."""
 

@@ -22,6 +22,7 @@ from workers.store import models
 from workers.store.counters import add_counts, read_counts
 from workers.store.database import Database
 from workers.store.heartbeats import KEPT_SECONDS, list_workers
+from workers.store.schedule import SWEEP
 from workers.store.shards import claim_shard
 
 
@@ -192,10 +193,10 @@ def test_schedules_have_a_last_tick_and_a_next(world: World, watch: Watch) -> No
     """A job that never ran is told from one that is late."""
     every = world.main.settings.sweep_seconds
     assert {schedule.overdue_seconds for schedule in watch.look().schedules} == {None}
-    assert sweeper.take_tick(world.main, sweeper.SWEEP, every)
+    assert sweeper.take_tick(world.main, SWEEP, every)
     with world.main.database.write() as connection:
         connection.execute(models.ticks.update().values(at=time.time() - 3 * every))
-    (sweep,) = [schedule for schedule in watch.look().schedules if schedule.job == sweeper.SWEEP]
+    (sweep,) = [schedule for schedule in watch.look().schedules if schedule.job == SWEEP]
     assert sweep.overdue_seconds == pytest.approx(2 * every, abs=5)
     assert (sweep.every_seconds, sweep.drift_seconds) == (every, None)
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from schemas.keys import MainKeyUri
+from schemas.states import LockCause
 from tests.unit.cli.conftest import Keyrepack
-from workers.locks.locking import Lock
 from workers.store import main_keys
 from workers.store.environments import find_environment, lock_environment, set_lock
 
@@ -22,7 +22,7 @@ ARN = "arn:aws:kms:eu-west-1:111122223333:key/11111111-2222-3333-4444-5555555555
 PRINCIPAL = "arn:aws:iam::999999999999:role/keyrepack"
 
 
-def lock(keyrepack: Keyrepack, cause: Lock, detail: str) -> None:
+def lock(keyrepack: Keyrepack, cause: LockCause, detail: str) -> None:
     """As a look at the main key would have locked it."""
     services = keyrepack.services()
     with services.database.write() as connection:
@@ -187,7 +187,7 @@ def test_a_certificate_of_loss_names_every_key(seeded: Keyrepack) -> None:
     """Of an environment that is lost, and of no other."""
     answer = seeded("certificate", "--loss", "acme/production", "--json")
     assert (answer.status, answer.error["code"]) == (1, "not_found")
-    lock(seeded, Lock.LOST, "deleted")
+    lock(seeded, LockCause.LOST, "deleted")
     names = seeded.folder / "lost.jsonl"
     document = seeded.done("certificate", "--loss", "acme/production", "--names", str(names))
     assert document["keys"] == 55
@@ -202,14 +202,18 @@ def test_a_certificate_is_of_one_thing(seeded: Keyrepack, arguments: list[str]) 
     assert seeded("certificate", *arguments).status == 2
 
 
-@pytest.mark.parametrize("cause", list(Lock))
-def test_doctor_says_what_ends_a_lock(seeded: Keyrepack, cause: Lock) -> None:
+@pytest.mark.parametrize("cause", list(LockCause))
+def test_doctor_says_what_ends_a_lock(seeded: Keyrepack, cause: LockCause) -> None:
     """Each lock has its cause, since when, and a remedy of its own; the main key is listed as last seen."""
     lock(seeded, cause, "it says so")
     answer = seeded("doctor", "acme/production", "--json")
     found = next(one for one in answer.document["findings"] if one["detail"].startswith("Locked"))
     assert f"{cause}. it says so" in found["detail"]
-    ends = {Lock.REVOKED: "main-key restore", Lock.RESTRICTED: "unlocks", Lock.LOST: "certificate --loss"}
+    ends = {
+        LockCause.REVOKED: "main-key restore",
+        LockCause.RESTRICTED: "unlocks",
+        LockCause.LOST: "certificate --loss",
+    }
     assert ends[cause] in found["remedy"]
     assert [one["uri"] for one in answer.document["main_keys"]] == ["managed:"]
     assert "as last seen" in seeded("doctor").out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.states import Mode, RepackState, Stage
+from schemas.states import LockCause, Mode, RepackState, Stage
 from tests.engine import Actor, World, usual_tree
 from tests.steps import until
 from workers.broker.waker import Silence
@@ -12,7 +12,6 @@ from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable,
 from workers.integrity.verify import verify_environment
 from workers.keyring.keyring import Keyring
 from workers.locks import locking
-from workers.locks.locking import Lock
 from workers.repack import control
 from workers.repack.lifecycle import walk_slice
 from workers.store.audit import verify_chain
@@ -48,7 +47,7 @@ def test_a_revoked_environment_opens_nothing_cached_or_not(world: World) -> None
     for key in (cached, other):
         with pytest.raises(EnvironmentLocked) as caught:
             keyring.unwrap(key)
-        assert caught.value.cause == Lock.REVOKED
+        assert caught.value.cause == LockCause.REVOKED
 
 
 def test_nothing_is_created_in_a_revoked_environment(world: World) -> None:
@@ -99,7 +98,7 @@ def test_a_workspace_is_revoked_whole_or_not_at_all(world: World) -> None:
     assert [lock_of(world, one) for one in environments] == [None, None]
     assert lock_of(world, world.environment("acme/new")) is None
     assert len(locking.revoke_workspace(world.main, "acme", actor="customer")) == 3
-    assert [lock_of(world, one) for one in environments] == [Lock.REVOKED, Lock.REVOKED]
+    assert [lock_of(world, one) for one in environments] == [LockCause.REVOKED, LockCause.REVOKED]
 
 
 def test_what_is_created_in_a_revoked_workspace_is_born_locked(world: World) -> None:
@@ -107,7 +106,7 @@ def test_what_is_created_in_a_revoked_workspace_is_born_locked(world: World) -> 
     world.environment("acme/production")
     locking.revoke_workspace(world.main, "acme", actor="customer", reason="offboarding")
     newborn, other = world.environment("acme/staging"), world.environment("other/staging")
-    assert (newborn.lock_cause, newborn.lock_detail, newborn.epoch) == (Lock.REVOKED, "offboarding", 1)
+    assert (newborn.lock_cause, newborn.lock_detail, newborn.epoch) == (LockCause.REVOKED, "offboarding", 1)
     assert other.lock_cause is None
     with pytest.raises(EnvironmentLocked):
         world.keyring.create_data_key(newborn.environment_id)
@@ -124,7 +123,7 @@ def test_one_environment_is_given_back_while_its_workspace_stays_revoked(world: 
     locking.revoke_workspace(world.main, "acme", actor="customer")
     restore(world, first)
     assert lock_of(world, first) is None
-    assert world.environment("acme/staging").lock_cause == Lock.REVOKED
+    assert world.environment("acme/staging").lock_cause == LockCause.REVOKED
 
 
 def test_a_workspaces_revocation_and_return_are_audited_once(world: World) -> None:
@@ -160,7 +159,11 @@ def test_a_running_repack_is_parked_and_goes_on_by_itself(world: World, steps: i
     repack = started(world, environment, steps=steps)
     revoke(world, environment)
     parked = world.look(repack)
-    assert (parked.state, parked.block_side, parked.block_cause) == (RepackState.BLOCKED, "environment", Lock.REVOKED)
+    assert (parked.state, parked.block_side, parked.block_cause) == (
+        RepackState.BLOCKED,
+        "environment",
+        LockCause.REVOKED,
+    )
     seen = world.dump(audit)
     assert not walk_slice(world.main, repack.id)
     assert world.dump(audit) == seen
@@ -267,7 +270,7 @@ def test_a_refusal_by_the_kms_locks_at_the_first_failed_read(world: World, cause
     world.forget()
     with pytest.raises(KmsRefused):
         world.keyring.unwrap(key)
-    assert lock_of(world, environment) == Lock.RESTRICTED
+    assert lock_of(world, environment) == LockCause.RESTRICTED
     with world.main.database.read() as connection:
         assert cause.value in (find_environment(connection, environment.environment_id).lock_detail or "")
 
@@ -312,7 +315,7 @@ def test_a_restricted_environment_unlocks_when_its_kms_answers_again(world: Worl
     assert {key: Keyring(world.main).unwrap(key) for key in keys} == keys
     revoke(world, environment)
     assert not locking.unlock_if_restricted(world.main, environment)
-    assert lock_of(world, environment) == Lock.REVOKED
+    assert lock_of(world, environment) == LockCause.REVOKED
 
 
 def test_a_hint_of_a_refusal_is_not_believed(world: World) -> None:
@@ -327,7 +330,7 @@ def test_a_deleted_main_key_loses_the_environment(world: World) -> None:
     environment = world.environment()
     world.kms.delete("a")
     assert locking.restrict(world.main, environment, cause=Cause.DELETED, detail="")
-    assert lock_of(world, environment) == Lock.LOST
+    assert lock_of(world, environment) == LockCause.LOST
     assert len(world.rows(audit, audit.c.action == "environment.lost")) == 1
 
 
@@ -355,7 +358,7 @@ def test_both_main_keys_gone_in_mid_move_lock_the_environment(world: World) -> N
     for name in ("a", "b"):
         world.kms.set_state(name, Cause.DISABLED)
     walk_slice(world.process(), repack.id)
-    assert lock_of(world, environment) == Lock.RESTRICTED
+    assert lock_of(world, environment) == LockCause.RESTRICTED
     assert world.look(repack).state == RepackState.BLOCKED
 
 
@@ -366,7 +369,7 @@ def test_the_main_key_gone_in_mid_renewal_locks_and_comes_back(world: World) -> 
     repack = until(world, world.start(environment), Stage.RENEW)
     world.kms.set_state("b", Cause.DENIED)
     walk_slice(world.process(), repack.id)
-    assert lock_of(world, environment) == Lock.RESTRICTED
+    assert lock_of(world, environment) == LockCause.RESTRICTED
     world.kms.set_state("b", None)
     locking.unlock_if_restricted(world.main, environment)
     if world.clock is not None:
@@ -399,7 +402,7 @@ def test_a_key_that_is_described_and_opens_nothing_is_restricted(world: World) -
     world.forget()
     with pytest.raises(KmsRefused):
         world.keyring.unwrap(next(iter(keys)))
-    assert lock_of(world, environment) == Lock.RESTRICTED
+    assert lock_of(world, environment) == LockCause.RESTRICTED
     assert not locking.unlock_if_restricted(world.main, environment)
     world.kms.before("unwrap", None)
     assert locking.unlock_if_restricted(world.main, environment)

@@ -9,12 +9,10 @@ import pytest
 from sqlalchemy import event
 
 from schemas.keys import KeyKind, MainKeyUri
-from schemas.states import Mode, Stage
+from schemas.states import LockCause, Mode, Stage
 from tests.engine import Actor, World, chain_of_keys, usual_tree
 from tests.steps import until
 from workers.errors import Cause, NotFound
-from workers.locks import locking
-from workers.locks.locking import Lock
 from workers.main_keys.inventory import Health, MainKeyView, certificate_of_loss, list_main_keys
 from workers.main_keys.polling import poll_main_keys
 from workers.repack.lifecycle import walk_slice
@@ -45,7 +43,7 @@ def generation(world: World, name: str) -> str | None:
 def lose(world: World, environment: Environment) -> Environment:
     """Lock an environment as lost, as `locking` does when its main key is deleted."""
     with world.main.database.write() as connection:
-        set_lock(connection, environment.id, cause=Lock.LOST, detail="deleted")
+        set_lock(connection, environment.id, cause=LockCause.LOST, detail="deleted")
         return find_environment(connection, environment.environment_id)
 
 
@@ -83,7 +81,7 @@ def test_a_view_tells_how_a_key_was_last_seen(world: World) -> None:
     found = inventory(world)
     assert [view.health for view in found.values()] == [Health.USABLE, Health.REFUSED, Health.UNREACHABLE]
     assert (found["memory:b"].cause, found["memory:c"].cause) == ("disabled", "unreachable")
-    assert found["memory:b"].environments[0].lock_cause == Lock.RESTRICTED
+    assert found["memory:b"].environments[0].lock_cause == LockCause.RESTRICTED
     assert found["memory:c"].last_seen == seen
     assert (found["memory:c"].since or 0) > (seen or 0)
 
@@ -204,8 +202,8 @@ def versions(world: World, environment: Environment) -> list[tuple[Any, int]]:
         return [(key.key_id, key.version) for key in every_key(connection, environment.id)]
 
 
-@pytest.mark.parametrize("lock", [None, Lock.REVOKED, Lock.RESTRICTED])
-def test_nothing_is_certified_as_lost_that_may_come_back(world: World, lock: Lock | None) -> None:
+@pytest.mark.parametrize("lock", [None, LockCause.REVOKED, LockCause.RESTRICTED])
+def test_nothing_is_certified_as_lost_that_may_come_back(world: World, lock: LockCause | None) -> None:
     """A revocation and a restriction can be taken back: only a lost environment has a certificate of loss."""
     environment = world.environment()
     with world.main.database.write() as connection:
@@ -225,7 +223,7 @@ def test_a_deleted_main_key_ends_in_a_certificate(world: World) -> None:
     look(world)
     with world.main.database.snapshot() as connection:
         lost = find_environment(connection, environment.environment_id)
-        assert lost.lock_cause == locking.Lock.LOST
+        assert lost.lock_cause == LockCause.LOST
         assert certificate_of_loss(connection, lost)["keys"] == 17
 
 

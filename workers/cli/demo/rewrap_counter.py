@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
-
 from workers.store.database import Database
 
 _SCHEMA = (
@@ -21,16 +19,16 @@ def call_witness(database: Database) -> None:
     """From here on every rewrap of a data key is written down."""
     with database.write() as connection:
         for statement in _SCHEMA:
-            connection.execute(text(statement))
+            connection.exec_driver_sql(statement)
 
 
 def rewrapped_twice(database: Database) -> int:
     """Data keys that a repack rewrapped more than once."""
     with database.read() as connection:
-        return int(connection.execute(text(_TWICE)).scalar_one())
+        return int(connection.exec_driver_sql(_TWICE).scalar_one())
 
 
 def rewraps_below_wrapping_keys(database: Database) -> int:
     """Rewraps of data keys below wrapping keys: what the workers counted must add up to it (R9)."""
     with database.read() as connection:
-        return int(connection.execute(text(_CHILDREN)).scalar_one())
+        return int(connection.exec_driver_sql(_CHILDREN).scalar_one())
