@@ -1,1 +1,1 @@
-"""What it takes to say that something happened to a main key."""
+"""Publishes events to keyrepack: topology, publisher, signing, transports."""

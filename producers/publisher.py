@@ -40,7 +40,7 @@ class KombuPublisher:
     def __init__(self, url: str, *, exchange: Exchange = EXCHANGE) -> None:
         """Connect at the first publish. Raises ValueError for a URL with TLS options that are none.
 
-        `exchange` is where inbound events go, unless this system tells its own (TOLD).
+        `exchange` is where inbound events go, unless this system publishes its own (TOLD).
         """
         options = publisher_options(url)
         address = read_broker_url(url).kombu
@@ -88,7 +88,7 @@ class KombuPublisher:
 
 
 class MemoryPublisher:
-    """Keeps what was published: for tests, and for one who wants to look first."""
+    """Keeps what was published: for tests, and for a caller that wants to see it first."""
 
     def __init__(self) -> None:
         self.published: list[tuple[bytes, str]] = []
@@ -104,10 +104,10 @@ class MemoryPublisher:
         self.published += events
 
     def declare(self) -> None:
-        """Nothing to make."""
+        """Do nothing: there is nothing to make."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no connection."""
 
 
 def publish_event(publisher: Publisher, body: bytes, *, signing_key: str | Sequence[str] | None = None) -> None:
@@ -117,6 +117,8 @@ def publish_event(publisher: Publisher, body: bytes, *, signing_key: str | Seque
     """
     event = read_message(body)
     if event.type not in INBOUND:
-        read_data(event)  # it would end among the rejected events; here its publisher is told at once what there is
+        read_data(
+            event
+        )  # it would end among the rejected events; here its publisher learns at once what types there are
     headers = sign(event.id, body, signing_key) if signing_key else None
     publisher.publish(body, routing_key=event.type, headers=headers)

@@ -24,7 +24,7 @@ class SigningKey:
 
 
 def generate_key() -> SigningKey:
-    """A fresh pair."""
+    """Generate a fresh pair."""
     key = Ed25519PrivateKey.generate()
     public = write_public_key(key.public_key().public_bytes_raw())
     return SigningKey(public=public, secret=write_secret_key(key.private_bytes_raw()))
@@ -33,7 +33,9 @@ def generate_key() -> SigningKey:
 def sign(
     event_id: str, body: bytes, keys: str | Sequence[str], *, clock: Callable[[], float] = time.time
 ) -> dict[str, str]:
-    """The headers of a signed message; several secret keys (`whsk_…`) make several signatures. Raises MalformedKey."""
+    """Return the headers of a signed message; several secret keys (`whsk_…`) make several signatures. Raises
+    MalformedKey.
+    """
     timestamp = int(clock())
     content = signed_content(event_id, timestamp, body)
     seeds = [read_secret_key(key) for key in ([keys] if isinstance(keys, str) else keys)]

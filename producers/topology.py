@@ -1,14 +1,14 @@
-"""Where messages go: an exchange for what other services say, one for what this system tells, and the queues.
+"""Names exchanges and queues: one exchange for other services' events, one for this system's own.
 
     exchange "keyrepack" (topic)      ── # ──► queue "keyrepack.events" ──► consumer
-    exchange "keyrepack.told" (topic) ── whoever binds a queue of their own: repack.*, key.*, environment.*, …
+    exchange "keyrepack.told" (topic) ── any service that binds a queue of its own: repack.*, key.*, environment.*, …
 
 The routing key of an event is its type. Everything that is published to the first arrives, whatever its type: what
-nobody knows is refused with a code, not dropped by the broker. What this system tells goes through the second, so it
+nobody knows is refused with a code, not dropped by the broker. This system's own events go through the second, so it
 never comes back in. The workers' own wake-ups go through Celery's queues below, by name.
 
 On RabbitMQ the queues are quorum queues. What a consumer rejects, and what was handed out DELIVERIES times because it
-ends whoever takes it, goes through "keyrepack.dead" into the queue of that name, and stays there to be looked at.
+ends whoever takes it, goes through "keyrepack.dead" into the queue of that name, and stays there for an operator.
 Other brokers ignore those arguments.
 """
 
@@ -67,7 +67,7 @@ _WITH_DEAD_LETTERS = _QUORUM | {"x-dead-letter-exchange": DEAD, "x-delivery-limi
 def read_sent_at(headers: object) -> float | None:
     """Read a message's stamp, in seconds since the epoch; None where there is none, or anything else under its name.
 
-    Headers come from whoever reaches the broker: any type, and numbers that no float can hold.
+    Headers come from anyone who reaches the broker: any type, and numbers that no float can hold.
     """
     value = headers.get(SENT_AT) if isinstance(headers, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST_STAMP:
@@ -76,7 +76,7 @@ def read_sent_at(headers: object) -> float | None:
 
 
 def events_queue() -> Queue:
-    """The queue of inbound events: bound to everything that is said on the exchange, and by name to what is known.
+    """Return the queue of inbound events: bound to everything on the exchange, and by name to every known type.
 
     Over Redis kombu takes an exchange that its publisher did not declare for a direct one, in which `#` is a name.
     """
@@ -85,23 +85,23 @@ def events_queue() -> Queue:
 
 
 def work_queues() -> list[Queue]:
-    """The queues of wake-ups, the most urgent first."""
+    """Return the queues of wake-ups, the most urgent first."""
     return [Queue(name, durable=True, queue_arguments=dict(_WITH_DEAD_LETTERS)) for name in WORK_QUEUES]
 
 
 def dead_letters() -> Queue:
-    """The queue of RabbitMQ's dead letters."""
+    """Return the queue of RabbitMQ's dead letters."""
     exchange = Exchange(DEAD, type="fanout", durable=True)
     return Queue(DEAD, exchange=exchange, durable=True, queue_arguments=_QUORUM | {"x-max-length": DEAD_KEPT})
 
 
 def has_dead_letters(channel: Any) -> bool:
-    """Whether a channel's broker keeps dead letters by itself: RabbitMQ does."""
+    """Return True if a channel's broker keeps dead letters by itself: RabbitMQ does."""
     return bool(channel.connection.client.transport.driver_type == "amqp")
 
 
 def count_dead_letters(channel: Any) -> int:
-    """How many there are to be looked at; none where the broker keeps none, or has had none yet."""
+    """Count the dead letters; 0 if the broker keeps none, or has had none yet."""
     if not has_dead_letters(channel):
         return 0
     client = channel.connection.client

@@ -1,4 +1,4 @@
-"""What each broker's transport is told: nothing waits for ever, and nothing is taken for sent that was not.
+"""Options of each broker's transport: nothing waits for ever, and nothing is taken for sent that was not.
 
 kombu's options, by the scheme of the broker's URL. Its transports ignore an unknown name in silence: a test holds each
 of these against the installed kombu.
@@ -33,12 +33,12 @@ RETRIES: dict[str, Any] = {"max_retries": 3, "interval_start": 0, "interval_step
 
 
 def kind_of(url: str) -> Kind:
-    """Which broker a URL names; of another one kombu may know, and nothing is promised."""
+    """Return which broker a URL names; "other" may work through kombu, and nothing is promised."""
     return _KINDS.get(urlsplit(url).scheme.lower(), "other")
 
 
 def transport_options(url: str) -> dict[str, Any]:
-    """For every connection to the broker."""
+    """Return the options of every connection to the broker."""
     match kind_of(url):
         case "redis":
             own: dict[str, Any] = {
@@ -60,7 +60,9 @@ def transport_options(url: str) -> dict[str, Any]:
 
 
 def publisher_options(url: str) -> dict[str, Any]:
-    """For one who publishes and wants to know: a broker that accepts and never answers is told within seconds."""
+    """Return the options of a publisher that waits for the answer: a broker that never answers is reported within
+    seconds.
+    """
     match kind_of(url):
         case "redis":
             # Each retry waits as long again, and the one who publishes waits with it.
@@ -73,7 +75,7 @@ def publisher_options(url: str) -> dict[str, Any]:
 
 
 def consumer_options(url: str, *, visibility_timeout: int) -> dict[str, Any]:
-    """For a worker, which takes messages as well."""
+    """Return the options of a worker, which takes messages as well."""
     match kind_of(url):
         case "redis":
             own: dict[str, Any] = {

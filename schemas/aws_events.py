@@ -1,4 +1,4 @@
-"""What AWS says about a KMS key through EventBridge, in its own envelope: a hint to look at that key, nothing more.
+"""Reads what AWS says about a KMS key through EventBridge, in its own envelope: a hint to poll that key, nothing more.
 
 ::
 
@@ -60,7 +60,7 @@ _ENVELOPE: TypeAdapter[_Envelope] = TypeAdapter(_Envelope)
 
 
 def read_message(body: bytes) -> Event:
-    """An event in CloudEvents' envelope, or in AWS's. Raises EventRejected."""
+    """Read an event in CloudEvents' envelope, or in AWS's. Raises EventRejected."""
     value = read_json(body)
     if isinstance(value, dict) and "detail-type" in value and "specversion" not in value:
         return _translated(value)
@@ -80,7 +80,7 @@ def _translated(value: dict[str, Any]) -> Event:
 
 
 def _said(envelope: _Envelope) -> str:
-    """What happened, in AWS's words. Raises EventRejected for what tells nothing about the use of a key."""
+    """Return what happened, in AWS's words. Raises EventRejected for what says nothing about the use of a key."""
     said = envelope.detail_type
     if said == CLOUDTRAIL:
         said = str(envelope.detail.get("eventName", ""))
@@ -93,7 +93,9 @@ def _said(envelope: _Envelope) -> str:
 
 
 def _main_key(envelope: _Envelope) -> MainKeyUri:
-    """The key it is about. Raises EventRejected where none is named by ARN or id (an alias could be any key's)."""
+    """Return the key that an event is about. Raises EventRejected if no key is named by ARN or id (an alias could be
+    any key's).
+    """
     for name in _names(envelope):
         try:
             return MainKeyUri.parse(f"aws-kms:{name}")
@@ -103,7 +105,7 @@ def _main_key(envelope: _Envelope) -> MainKeyUri:
 
 
 def _names(envelope: _Envelope) -> Iterator[str]:
-    """What may be the ARN of the key, the surest first."""
+    """Yield what may be the ARN of the key, the surest first."""
     yield from envelope.resources
     resources = envelope.detail.get("resources")
     for resource in resources if isinstance(resources, list) else []:

@@ -31,22 +31,24 @@ _FINGERPRINT = b"keyrepack/fingerprint"
 
 
 def associated_data(environment: UUID, key: UUID, parent: UUID) -> bytes:
-    """What a wrap is bound to (R6)."""
+    """Return what a wrap is bound to (R6)."""
     return b"".join((_ASSOCIATED, environment.bytes, key.bytes, parent.bytes))
 
 
 def associated_prefix(environment: UUID) -> bytes:
-    """The part of the associated data that all keys of an environment share; key id and parent id (bytes) follow."""
+    """Return the part of the associated data that all keys of an environment share; key id and parent id (bytes)
+    follow.
+    """
     return _ASSOCIATED + environment.bytes
 
 
 def fingerprint_prefix(environment: UUID) -> bytes:
-    """The part of a fingerprint's message that all keys of an environment share; the key id (bytes) follows."""
+    """Return the part of a fingerprint's message that all keys of an environment share; the key id (bytes) follows."""
     return _FINGERPRINT + environment.bytes
 
 
 def fingerprint(material: bytes, environment: UUID, key: UUID) -> bytes:
-    """16 bytes that tell whether a key's material is still the one it was born with, and tell nothing else of it."""
+    """16 bytes that show whether a key's material is still the one it was born with, and nothing else of it."""
     return hmac.digest(material, fingerprint_prefix(environment) + key.bytes, "sha256")[:FINGERPRINT_BYTES]
 
 
@@ -56,12 +58,12 @@ def same_bytes(left: bytes, right: bytes) -> bool:
 
 
 def join_wrap(nonce: bytes, sealed: bytes) -> bytes:
-    """The wrap of `sealed` (ciphertext and tag, 48 bytes)."""
+    """Return the wrap of `sealed` (ciphertext and tag, 48 bytes)."""
     return LAYOUT_1 + nonce + sealed
 
 
 def split_wrap(wrap: bytes) -> tuple[bytes, bytes]:
-    """A wrap's nonce (12 bytes) and sealed part (48 bytes). Raises MalformedWrap."""
+    """Split a wrap into nonce (12 bytes) and sealed part (48 bytes). Raises MalformedWrap."""
     if len(wrap) != WRAP_BYTES:
         raise MalformedWrap(f"It has {len(wrap)} bytes instead of {WRAP_BYTES}.")
     if wrap[:1] != LAYOUT_1:

@@ -132,7 +132,7 @@ OUTBOUND: dict[str, str] = {
     "environment.reconciled": "What a restored backup brought back is mended as a witness told; the facts say how.",
     "environment.lost": "An environment's main key is deleted for good; its keys can never be opened again.",
 }
-"""The events this system tells, by type (R11)."""
+"""The events that this system publishes, by type (R11)."""
 
 
 class Event(BaseModel):
@@ -149,7 +149,7 @@ class Event(BaseModel):
     data: dict[str, Any]
 
     def to_bytes(self) -> bytes:
-        """The event as canonical JSON."""
+        """Return the event as canonical JSON."""
         return json.dumps(
             self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")
         ).encode()
@@ -159,12 +159,12 @@ _ENVELOPE: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def read_event(body: bytes) -> Event:
-    """An envelope from its bytes. Raises EventRejected: too_large, malformed_json or malformed_event."""
+    """Read an envelope from its bytes. Raises EventRejected: too_large, malformed_json or malformed_event."""
     return event_of(read_json(body))
 
 
 def read_json(body: bytes) -> Any:
-    """A message's body. Raises EventRejected: too_large or malformed_json."""
+    """Parse a message's body as JSON. Raises EventRejected: too_large or malformed_json."""
     if len(body) > MAX_EVENT_BYTES:
         raise EventRejected("too_large", f"It has {len(body)} bytes; the limit is {MAX_EVENT_BYTES}.")
     try:
@@ -174,7 +174,7 @@ def read_json(body: bytes) -> Any:
 
 
 def event_of(value: Any) -> Event:
-    """An envelope from JSON that was read. Raises EventRejected: malformed_event."""
+    """Read an envelope from parsed JSON. Raises EventRejected: malformed_event."""
     try:
         return _ENVELOPE.validate_python(value)
     except ValidationError as error:
@@ -182,7 +182,7 @@ def event_of(value: Any) -> Event:
 
 
 def read_data(event: Event) -> InboundData:
-    """The data of an inbound event. Raises EventRejected: unknown_type, unknown_version, malformed_data, …"""
+    """Read the data of an inbound event. Raises EventRejected: unknown_type, unknown_version, malformed_data, …"""
     model = INBOUND.get(event.type)
     if model is None:
         known = ", ".join(sorted(INBOUND))
@@ -200,7 +200,7 @@ def read_data(event: Event) -> InboundData:
 
 
 def body_digest(body: bytes) -> bytes:
-    """What tells a repeated event from another one under the same id: SHA-256 of its canonical JSON."""
+    """Return the SHA-256 of an event's canonical JSON: it separates a repeat from another event under the same id."""
     with contextlib.suppress(UnicodeDecodeError, ValueError, RecursionError):
         body = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(body).digest()
@@ -225,7 +225,7 @@ def _schema(name: str, data: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def first_error(error: ValidationError) -> str:
-    """The first thing that is wrong, by field; never the value that is (R10)."""
+    """Describe the first fault, by field; never the value that is wrong (R10)."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the event"
     return f"{where}: {first['msg']}."

@@ -15,7 +15,7 @@ from uuid import UUID
 from schemas.keys import MAX_LEVELS
 
 
-class Fault(StrEnum):
+class PlacementFault(StrEnum):
     """What is wrong with a key's place."""
 
     ORPHAN = "orphan"  # its parent is not there
@@ -36,24 +36,24 @@ class Node:
     level: int
 
 
-def find_fault(node: Node, nodes: Mapping[int, Node]) -> Fault | None:
-    """What is wrong with this key's place, judged with `nodes`, which hold all its ancestors that exist."""
+def find_fault(node: Node, nodes: Mapping[int, Node]) -> PlacementFault | None:
+    """Find what is wrong with a key's place; `nodes` hold all its ancestors that exist."""
     if _is_in_cycle(node, nodes):
-        return Fault.CYCLE
+        return PlacementFault.CYCLE
     if node.parent is None:
-        return None if node.level == 1 else Fault.MISPLACED
+        return None if node.level == 1 else PlacementFault.MISPLACED
     parent = nodes.get(node.parent)
     if parent is None:
-        return Fault.ORPHAN
+        return PlacementFault.ORPHAN
     if parent.environment != node.environment:
-        return Fault.FOREIGN
+        return PlacementFault.FOREIGN
     if node.level > MAX_LEVELS:
-        return Fault.TOO_DEEP
-    return None if node.level == parent.level + 1 else Fault.MISPLACED
+        return PlacementFault.TOO_DEEP
+    return None if node.level == parent.level + 1 else PlacementFault.MISPLACED
 
 
 def _is_in_cycle(node: Node, nodes: Mapping[int, Node]) -> bool:
-    """Whether climbing from a key comes back to it, or falls into a circle above it."""
+    """Return True if climbing from a key comes back to it, or enters a cycle above it."""
     seen = {node.id}
     above = node.parent
     while above is not None and above in nodes:

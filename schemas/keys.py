@@ -15,7 +15,7 @@ MAX_LEVELS = 8
 """How deep a hierarchy may be, roots being level 1: enough for any tree we have met, small enough to walk by level."""
 
 MAX_URI_LENGTH = 512
-"""An ARN is at most about 200 characters; the rest is room for other schemes."""
+"""An ARN is at most about 200 characters; the rest is for other schemes."""
 
 
 class KeyKind(StrEnum):
@@ -29,8 +29,8 @@ class VersionState(StrEnum):
     """The life of one version of a wrapping key."""
 
     ACTIVE = "active"  # new keys are wrapped by it
-    DRAINING = "draining"  # still opens what hangs from it; nothing new is wrapped by it
-    SHREDDED = "shredded"  # its wrap is deleted; proven that nothing hung from it
+    DRAINING = "draining"  # still opens what is wrapped under it; nothing new is wrapped by it
+    SHREDDED = "shredded"  # its wrap is deleted; proven that nothing was wrapped under it
 
 
 class TopState(StrEnum):
@@ -87,6 +87,10 @@ class MainKeyUri:
         return f"{self.scheme}:{self.name}"
 
 
+MANAGED = MainKeyUri("managed", "")
+"""The platform's own main key: an environment's until its customer brings one."""
+
+
 @dataclass(frozen=True, slots=True)
 class AwsKeyArn:
     """The parts of an AWS KMS key ARN."""
@@ -98,14 +102,14 @@ class AwsKeyArn:
 
     @classmethod
     def of(cls, uri: MainKeyUri) -> AwsKeyArn:
-        """The ARN that an `aws-kms:` URI names. Raises MalformedMainKeyUri for any other scheme."""
+        """Read the ARN that an `aws-kms:` URI names. Raises MalformedMainKeyUri for any other scheme."""
         match = _PATTERNS["aws-kms"].fullmatch(uri.name) if uri.scheme == "aws-kms" else None
         if match is None:
             raise MalformedMainKeyUri(uri=str(uri), expected=_FORMS["aws-kms"])
         return cls(**match.groupdict())
 
     def in_region(self, region: str | None) -> AwsKeyArn | None:
-        """The same multi-region key in another region; None for a key of one region, and in its own."""
+        """Return the same multi-region key in another region; None for a single-region key, and for its own region."""
         if region is None or region == self.region or not self.key.startswith("mrk-"):
             return None
         return replace(self, region=region)

@@ -51,12 +51,12 @@ class Signed:
 
 
 def signed_content(event_id: str, timestamp: int, body: bytes) -> bytes:
-    """The bytes that are signed."""
+    """Return the bytes that are signed."""
     return b".".join((event_id.encode(), str(timestamp).encode(), body))
 
 
 def read_headers(headers: Mapping[str, object]) -> Signed | None:
-    """The signature headers among a message's headers; None where it is unsigned.
+    """Read the signature headers among a message's headers; None if it is unsigned.
 
     Raises EventRejected (`bad_signature`) where they are there and not of the form.
     """
@@ -73,18 +73,18 @@ def read_headers(headers: Mapping[str, object]) -> Signed | None:
 
 
 def write_headers(event_id: str, timestamp: int, signatures: list[bytes]) -> dict[str, str]:
-    """The headers of a signed message."""
+    """Write the headers of a signed message."""
     written = " ".join(f"{SCHEME},{base64.b64encode(signature).decode()}" for signature in signatures)
     return {ID_HEADER: event_id, TIMESTAMP_HEADER: str(timestamp), SIGNATURE_HEADER: written}
 
 
 def read_public_key(text: str) -> bytes:
-    """A public key's 32 bytes. Raises MalformedKey."""
+    """Read a public key's 32 bytes. Raises MalformedKey."""
     return _key(text, PUBLIC_PREFIX, (PUBLIC_KEY_BYTES,))
 
 
 def read_secret_key(text: str) -> bytes:
-    """A secret key's seed (32 bytes). Raises MalformedKey, which does not repeat the key (R10)."""
+    """Read a secret key's seed (32 bytes). Raises MalformedKey, which does not repeat the key (R10)."""
     return _key(text, SECRET_PREFIX, (SEED_BYTES, SEED_BYTES + PUBLIC_KEY_BYTES))[:SEED_BYTES]
 
 
@@ -112,7 +112,7 @@ def _key(text: str, prefix: str, lengths: tuple[int, ...]) -> bytes:
 
 
 def _text(value: object, name: str) -> str:
-    """A header's text: brokers hand out strings, and numbers or bytes where a producer sent such."""
+    """Return a header's text: brokers hand out strings, and numbers or bytes if a producer sent such."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     elif isinstance(value, int):
@@ -123,12 +123,12 @@ def _text(value: object, name: str) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8: JSON can carry half a character."""
+    """Return True if a text can be written as UTF-8: JSON can carry half a character."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _signature(part: str) -> bytes | None:
-    """One signature; None for one of another scheme or length: it may be meant for another receiver."""
+    """Decode one signature; None for one of another scheme or length: it may be meant for another receiver."""
     scheme, _, text = part.partition(",")
     if scheme != SCHEME:
         return None

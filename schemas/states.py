@@ -29,7 +29,7 @@ class Stage(StrEnum):
 
     MOVE = "move"  # give each root a wrap under the new top version
     RENEW = "renew"  # give each wrapping key of a level a fresh version and rewrap its data keys under it
-    SHRED = "shred"  # prove that nothing hangs from a draining version, and delete its wrap
+    SHRED = "shred"  # prove that nothing is wrapped under a draining version, and delete its wrap
 
 
 class LockCause(StrEnum):
@@ -96,3 +96,18 @@ def check_move(old: RepackState, new: RepackState) -> None:
     if (old, new) not in LEGAL:
         allowed = sorted({target.value for source, target in LEGAL if source == old})
         raise IllegalMove(action=new.value, state=old.value, allowed=allowed)
+
+
+def legal_actions(state: RepackState, stage: Stage, *, is_move_closed: bool) -> list[str]:
+    """List what an operator may do to a repack now, by the command's name."""
+    targets = {target for source, target in LEGAL if source == state}
+    actions = ["pause"] if RepackState.PAUSED in targets else []
+    if state in {RepackState.PAUSED, RepackState.BLOCKED}:
+        actions.append("resume")
+    if not is_move_closed and RepackState.ABORTED in targets:
+        actions.append("abort")
+    if stage != Stage.MOVE and RepackState.STOPPED in targets:
+        actions.append("stop")
+    if state == RepackState.FINISHED_WITH_QUARANTINE:
+        actions.append("retry")
+    return actions

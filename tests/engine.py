@@ -21,22 +21,17 @@ from sqlalchemy import Connection, Engine, event
 
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
-from workers.broker.waker import Silence, Waker
-from workers.crypto.epochs import Epochs
-from workers.crypto.key_opener import Chain
-from workers.crypto.plaintext_cache import PlaintextCache
+from workers.broker.waker import Waker
+from workers.compose import build_services
 from workers.crypto.rewrap import RandomBytes
 from workers.keyring.keyring import Keyring
 from workers.kms.local.memory import MemoryKms
-from workers.kms.registry import KmsRegistry
-from workers.repack.lifecycle import Request, start_repack, walk_slice
-from workers.runtime.event_loop import Loop
+from workers.repack.lifecycle import start_repack, walk_slice
+from workers.repack.starting import Request
 from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.store.data_key_pages import pages_for
 from workers.store.database import Database
 from workers.store.environments import Environment, get_environment
-from workers.store.keys import Pair
 from workers.store.models import metadata
 from workers.store.repacks import Repack, get_repack
 
@@ -121,10 +116,10 @@ class DooredDatabase(Database):
             yield connection
 
     @contextlib.contextmanager
-    def look(self) -> Iterator[Connection]:
-        """See Database.look."""
+    def autocommit_read(self) -> Iterator[Connection]:
+        """See Database.autocommit_read."""
         self._door.enter("read")
-        with super().look() as connection:
+        with super().autocommit_read() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -185,26 +180,15 @@ class World:
     ) -> Services:
         """A new process with services of its own."""
         chosen = Settings(database_url=SecretStr(self.url), **({"replacement_interval": 0} | self.settings | settings))
-        database = DooredDatabase(self.url, door or Door(), self.clock, self.engine)
-        kms, loop = KmsRegistry([self.kms]), Loop()
         clock: dict[str, Any] = {} if self.clock is None else {"clock": self.clock}
-        cache: PlaintextCache[Pair] = PlaintextCache(
-            ttl=chosen.cache_ttl, size=chosen.cache_size, clock=cache_clock or self.clock or (lambda: 0.0)
-        )
-        epochs = Epochs(database, None, cache_clock or self.clock or (lambda: 0.0))
-        epochs.keep_honest(cache)
-        services = Services(
-            settings=chosen,
-            database=database,
-            pages=pages_for(database.dialect),
-            kms=kms,
-            loop=loop,
-            cache=cache,
-            epochs=epochs,
-            chain=Chain(database, kms, loop, cache, epochs),
-            wake=wake or Silence(),
-            owner=f"process-{len(self.alive)}",
+        services = build_services(
+            chosen,
+            wake=wake,
+            providers=[self.kms],
+            database=DooredDatabase(self.url, door or Door(), self.clock, self.engine),
+            cache_clock=cache_clock or self.clock or (lambda: 0.0),
             random=random,
+            owner=f"process-{len(self.alive)}",
             **clock,
         )
         self.alive.append(services)

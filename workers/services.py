@@ -1,4 +1,4 @@
-"""What a process works with, built once by `compose` and handed down."""
+"""The services of one process, built once by `compose` and handed down."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from workers.broker.waker import Waker
 from workers.crypto.epochs import Epochs
-from workers.crypto.key_opener import Chain
+from workers.crypto.key_opener import KeyOpener
 from workers.crypto.plaintext_cache import PlaintextCache
 from workers.crypto.rewrap import RandomBytes
 from workers.kms.rate_limit.budget import Left
 from workers.kms.registry import KmsRegistry
 from workers.runtime.counters import Counters
-from workers.runtime.event_loop import Loop
+from workers.runtime.event_loop import LoopThread
 from workers.runtime.settings import Settings
 from workers.runtime.tracing import Tracer, Untraced
 from workers.store.data_key_pages import Pages
@@ -31,10 +31,10 @@ class Services:
     database: Database
     pages: Pages
     kms: KmsRegistry
-    loop: Loop
+    loop: LoopThread
     cache: PlaintextCache[Pair]
     epochs: Epochs
-    chain: Chain
+    key_opener: KeyOpener
     wake: Waker
     owner: str
     counters: Counters = field(default_factory=Counters)
@@ -43,7 +43,7 @@ class Services:
     random: RandomBytes = field(default=os.urandom, repr=False)
 
     def budgets_left(self) -> list[Left]:
-        """What is left of the budgets of KMS calls, by account and region."""
+        """Return what is left of the budgets of KMS calls, by account and region."""
         return self.loop.run(self.kms.budget_left())
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import UUID
 
 from schemas.errors import KeyrepackError
-from workers.compose import broker_bell, build_services
+from workers.compose import broker_notifier, build_services
 from workers.keyring.keyring import Keyring
 from workers.runtime.settings import Settings
 
@@ -28,7 +28,7 @@ PAUSE = 0.005
 def main(keys_file: str, results_file: str) -> None:
     """Read until told to stop by SIGTERM."""
     settings = Settings()
-    services = build_services(settings, bell=broker_bell(settings))
+    services = build_services(settings, notifier=broker_notifier(settings))
     keyring = Keyring(services)
     keys = {UUID(key): digest for key, digest in json.loads(Path(keys_file).read_text()).items()}
     with Path(results_file).open("w", buffering=1) as results:

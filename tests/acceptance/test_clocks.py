@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.stack import ON_POSTGRESQL, PATIENCE, WORKERS, Stack
-from workers.celery_app.app import HANDLE_EVENT, WALK
+from workers.celery_app.config import HANDLE_EVENT, WALK
 from workers.store.shards import list_shards
 
 pytestmark = pytest.mark.acceptance

@@ -21,9 +21,12 @@ from schemas.keys import MainKeyUri
 from schemas.states import Mode
 from tests.acceptance.brokers import RabbitBroker
 from tests.acceptance.stack import ON_POSTGRESQL, PATIENCE, WORKERS, Stack, replaced, rotated
-from workers.celery_app.app import HANDLE_EVENT, SWEEP, WALK, CeleryWaker, make_app
+from workers.celery_app.app import make_app
+from workers.celery_app.config import HANDLE_EVENT, SWEEP, WALK
+from workers.celery_app.waker import CeleryWaker
 from workers.compose import build_services
-from workers.repack.lifecycle import Request, start_repack
+from workers.repack.lifecycle import start_repack
+from workers.repack.starting import Request
 from workers.store import models
 
 pytestmark = pytest.mark.acceptance

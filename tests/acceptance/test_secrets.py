@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 from schemas.states import RepackState
 from tests.acceptance.stack import PATIENCE, Seeded, Stack
-from workers.celery_app.app import WALK, make_app
+from workers.celery_app.app import make_app
+from workers.celery_app.config import WALK
 from workers.store import models
 
 pytestmark = pytest.mark.acceptance
@@ -95,7 +96,7 @@ def _wrapping_material(stack: Stack, seeded: Seeded) -> list[bytes]:
     )
     with stack.services.database.read() as connection:
         pairs = [(row[0], row[1]) for row in connection.execute(query, {"environment": seeded.environment.id})]
-    opened = stack.services.chain.open(seeded.environment.environment_id, pairs)
+    opened = stack.services.key_opener.open(seeded.environment.environment_id, pairs)
     materials = [material for material in opened.values() if isinstance(material, bytes)]
     assert len(materials) == len(pairs) == seeded.wrapping_keys
     return materials

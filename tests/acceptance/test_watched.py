@@ -10,7 +10,8 @@ import pytest
 from producers.topology import EVENTS, QUEUES, WORK_QUEUES
 from tests.acceptance.stack import ON_SQLITE, PATIENCE, WORKERS, Stack
 from workers.broker.queue_depths import broker_of
-from workers.monitoring.overview import Overview, Watch
+from workers.monitoring.overview import Overview
+from workers.monitoring.overview_reader import OverviewReader
 
 pytestmark = [pytest.mark.acceptance, ON_SQLITE]
 
@@ -20,12 +21,12 @@ def test_every_queue_shows_that_it_is_served(stack: Stack) -> None:
 
     With the workers frozen, canaries wait in their queues: that is seen by their number and age.
     """
-    watch = Watch(stack.services.database, broker_of(stack.broker.url), stack.settings)
-    seen = watch.look()
+    reader = OverviewReader(stack.services.database, broker_of(stack.broker.url), stack.settings)
+    seen = reader.read()
 
     def look() -> Overview:
         nonlocal seen
-        seen = watch.look()
+        seen = reader.read()
         return seen
 
     def all_served() -> bool:
@@ -56,7 +57,7 @@ def test_every_queue_shows_that_it_is_served(stack: Stack) -> None:
     finally:
         _signal_all(stack, signal.SIGCONT)
     stack.wait_for(all_served, PATIENCE, "canaries again")
-    watch.close()
+    reader.close()
 
 
 def _signal_all(stack: Stack, number: int) -> None:

@@ -7,8 +7,8 @@ import time
 from uuid import uuid4
 
 from schemas.envelope import fingerprint
+from schemas.ranges import Group
 from workers.crypto.rewrap import rewrap_group, seal
-from workers.store.data_key_pages import Group
 
 KEYS_IN_GROUP = 4000
 

@@ -72,7 +72,7 @@ def measure(folder: Path, environments: int, keys: int, times: int) -> dict[str,
     )
     site = make_site(services, FakeBroker())
     client = TestClient(make_application(site), base_url=HOST, headers={"authorization": f"Bearer {token}"})
-    site.glance.start()
+    site.overview_cache.start()
     pages = {
         "overview": "/overview", "queues": "/queues", "repacks": "/repacks", "open repacks": "/repacks?state=open",
         "repack": f"/repacks/{ids['repack']}", "environments": "/environments",

@@ -44,7 +44,7 @@ def seed_data_keys(services: Services, environment: Environment, parents: list[U
     with services.database.read() as connection:
         above = [find_wrapping_key(connection, parent) for parent in parents]
     pairs = [(row.id, row.active_version or 0) for row in above]
-    opened = services.chain.open(environment.environment_id, pairs)
+    opened = services.key_opener.open(environment.environment_id, pairs)
     with services.database.write() as connection, _without_indexes(connection):
         for number, (row, pair) in enumerate(zip(above, pairs, strict=True)):
             left = count // len(above) + (number < count % len(above))

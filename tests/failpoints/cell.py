@@ -25,7 +25,8 @@ from tests.poll import poll
 from workers.compose import build_services
 from workers.integrity.invariants import check_invariants
 from workers.kms.local.managed import rotate_managed_key_file
-from workers.repack.lifecycle import Request, start_repack, walk_slice
+from workers.repack.lifecycle import start_repack, walk_slice
+from workers.repack.starting import Request
 from workers.runtime.failpoints import Action, Point
 from workers.runtime.settings import Settings
 from workers.store import models

@@ -20,6 +20,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from workers.celery_app.config import POLL_MAIN_KEYS, SWEEP
+from workers.runtime.settings import Settings
+
 PRELOADED = (
     "celery", "celery.app.amqp", "celery.app.events", "celery.app.task", "celery.backends.base", "celery.bootsteps",
     "celery.events", "celery.fixups.django", "celery.loaders.app", "celery.worker.consumer", "encodings.idna", "kombu",
@@ -27,7 +30,7 @@ PRELOADED = (
     "workers.compose", "workers.events.receiving", "workers.maintenance.sweeper", "workers.repack.control",
     "workers.runtime.logs", __name__,
 )  # fmt: skip
-"""Not `workers.celery_app.app`: it reads the settings of the process that imports it."""
+"""What a worker takes long to import."""
 
 LOOK_SECONDS = 0.03
 
@@ -41,22 +44,25 @@ def work(variables: Mapping[str, str], log: Path) -> None:
     from kombu import Connection, Consumer, Queue
 
     from producers.topology import WORK_QUEUES
-    from workers.celery_app import tasks
-    from workers.celery_app.app import app, services, settings
     from workers.celery_app.event_consumer import EventConsumer
+    from workers.celery_app.worker_process import WorkerProcess
+
+    process = WorkerProcess(Settings())
+    tasks, settings = process.app.tasks, process.settings
 
     def take_task(message: Any) -> None:
         name, (arguments, _, _) = message.headers["task"], json.loads(message.body)
-        _attempt(lambda: app.tasks[name](*arguments))
-        message.ack()  # late, and after a failure too: see the settings of `workers.celery_app.app`
+        _attempt(lambda: tasks[name](*arguments))
+        message.ack()  # late, and after a failure too: see `workers.celery_app.config`
 
-    services()
+    process.services()
     with Connection(settings.broker_url.get_secret_value()) as connection:
         channel = connection.channel()
         queues = [Queue(name, durable=True) for name in WORK_QUEUES]
         tasks_in = Consumer(channel, queues=queues, on_message=take_task, prefetch_count=1)
         step = EventConsumer(None)
-        step._worker = SimpleNamespace(  # what it asks of Celery's consumer
+        step._consumer = SimpleNamespace(  # what it asks of Celery's consumer
+            app=process.app,
             connection_errors=connection.connection_errors,
             channel_errors=connection.channel_errors,
             timer=SimpleNamespace(call_after=lambda _seconds, take, arguments: take(*arguments)),
@@ -68,8 +74,8 @@ def work(variables: Mapping[str, str], log: Path) -> None:
             while os.getppid() == _parent:
                 if time.monotonic() - ticked > settings.sweep_seconds:
                     ticked = time.monotonic()
-                    _attempt(tasks.sweep)
-                    _attempt(tasks.poll_main_keys)
+                    _attempt(tasks[SWEEP])
+                    _attempt(tasks[POLL_MAIN_KEYS])
                 with contextlib.suppress(socket.timeout):
                     connection.drain_events(timeout=LOOK_SECONDS)
 
@@ -77,13 +83,14 @@ def work(variables: Mapping[str, str], log: Path) -> None:
 def operate(variables: Mapping[str, str], log: Path, act: str, repack_id: int) -> None:
     """One act of an operator on a repack, such as `abort`; exits with 0 once it is done."""
     _begin(variables, log)
-    from workers.celery_app.app import services
+    from workers.celery_app.worker_process import WorkerProcess
     from workers.repack import control
     from workers.store.repacks import get_repack
 
-    with services().database.read() as connection:
+    services = WorkerProcess(Settings()).services()
+    with services.database.read() as connection:
         repack = get_repack(connection, repack_id)
-    getattr(control, act)(services(), repack, actor="operator")
+    getattr(control, act)(services, repack, actor="operator")
 
 
 def _begin(variables: Mapping[str, str], log: Path) -> None:
@@ -93,10 +100,9 @@ def _begin(variables: Mapping[str, str], log: Path) -> None:
     file = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
-    from workers.celery_app.app import settings
     from workers.runtime.logs import configure_logs
 
-    configure_logs(settings)
+    configure_logs(Settings())
     faulthandler.register(signal.SIGUSR1)
 
 

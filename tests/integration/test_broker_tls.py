@@ -26,9 +26,9 @@ from pydantic import SecretStr
 from producers.publisher import BrokerAway, KombuPublisher
 from tests.poll import poll
 from workers import compose
+from workers.broker.broker_check import count_dead_letters
 from workers.broker.queue_depths import broker_of
 from workers.celery_app.app import make_app
-from workers.cli.session import dead_letters
 from workers.runtime.settings import Settings
 from workers.store.database import Database
 from workers.store.schema import migrate
@@ -127,7 +127,7 @@ def publish(settings: Settings) -> None:
 
 def ask_doctor(settings: Settings) -> None:
     """Doctor's look at the broker."""
-    assert dead_letters(settings) is None
+    assert count_dead_letters(settings.broker_url.get_secret_value()) is None
 
 
 def count_queues(settings: Settings) -> None:
@@ -148,11 +148,11 @@ def ask_budget(settings: Settings) -> None:
     asyncio.run(compose._kms_budget(settings).take("here"))
 
 
-def ring_bell(settings: Settings) -> None:
+def notify_others(settings: Settings) -> None:
     """What tells other processes of a lock."""
-    bell = compose.broker_bell(settings)
-    bell.ring([uuid4()])
-    bell.close()
+    notifier = compose.broker_notifier(settings)
+    notifier.notify([uuid4()])
+    notifier.close()
 
 
 def run_process(command: str) -> Callable[[Settings], None]:
@@ -192,7 +192,7 @@ ROLES: dict[str, Callable[[Settings], None]] = {
     "worker": run_process("worker"),
     "beat": run_process("beat"),
 }
-REDIS_ROLES = ROLES | {"budget": ask_budget, "bell": ring_bell}
+REDIS_ROLES = ROLES | {"budget": ask_budget, "notifier": notify_others}
 CASES = [("rediss", name) for name in REDIS_ROLES] + [("amqps", name) for name in ROLES]
 
 

@@ -22,9 +22,10 @@ from workers.integrity.verify import verify_environment
 from workers.keyring.keyring import Keyring
 from workers.kms.local.managed import create_managed_key_file, rotate_managed_key_file
 from workers.main_keys import uploads
-from workers.main_keys.polling import look_now
+from workers.main_keys.polling import poll_now
 from workers.main_keys.resealing import reseal
-from workers.repack.lifecycle import Request, start_repack, walk_slice
+from workers.repack.lifecycle import start_repack, walk_slice
+from workers.repack.starting import Request
 from workers.runtime.settings import Settings
 from workers.services import Services
 from workers.store.environments import Environment, find_environment, live_tops
@@ -77,7 +78,7 @@ class Story:
     def rotated(self, target: MainKeyUri) -> None:
         """A look at the main key is followed by a shallow repack, by itself."""
         before = self.latest()
-        look_now(self.services, str(target), settle=lambda _: None)
+        poll_now(self.services, str(target), in_transaction=lambda _: None)
         repack = self.latest()
         assert repack is not None
         assert (repack.mode, repack.actor) == (Mode.SHALLOW, "poller")

@@ -12,7 +12,8 @@ from redis import Redis
 from producers.publisher import KombuPublisher
 from producers.topology import EVENTS, QUEUES, REPACKS, SENT_AT, URGENT, events_queue
 from workers.broker.queue_depths import QueueCount, RedisQueues, broker_of
-from workers.celery_app.app import CANARY, make_app
+from workers.celery_app.app import make_app
+from workers.celery_app.config import CANARY
 from workers.embedded.ports import free_port
 from workers.runtime.settings import Settings
 

@@ -14,8 +14,8 @@ from kombu import Connection
 from producers.publisher import KombuPublisher
 from producers.topology import events_queue
 from tests.servers import running_redis
+from workers.broker.lock_notifier import RedisNotifier
 from workers.broker.queue_depths import broker_of
-from workers.crypto.epochs import RedisBell
 from workers.kms.rate_limit.budget import Terms
 from workers.kms.rate_limit.shared_budget import SharedBudget
 
@@ -57,8 +57,8 @@ def test_locks_are_rung(url: str) -> None:
     """The bell's channel."""
     with redis.Redis.from_url(url) as client:
         subscription = client.pubsub()
-        subscription.subscribe(RedisBell.CHANNEL)
-        assert client.publish(RedisBell.CHANNEL, "x") == 1
+        subscription.subscribe(RedisNotifier.CHANNEL)
+        assert client.publish(RedisNotifier.CHANNEL, "x") == 1
         subscription.close()
 
 

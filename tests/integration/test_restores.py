@@ -21,9 +21,9 @@ from schemas.states import LockCause, Mode, RepackState, Stage
 from tests.conftest import DatabaseFactory
 from tests.engine import Actor, World, usual_tree
 from tests.servers import PostgresServer
-from workers.errors import Cause, WitnessBroken
+from workers.errors import Cause, JournalBroken
 from workers.integrity.assessment import Need, Survey, Unopened, survey
-from workers.integrity.journal import Witness, call_witness, export_record
+from workers.integrity.journal import Journal, export_record, read_journal
 from workers.integrity.reconcile import Done, Outcome, mend, outcome_of
 from workers.integrity.verify import verify_environment
 from workers.locks.locking import restore, revoke
@@ -69,9 +69,9 @@ class Site:
             path.write_text("".join(json.dumps(export_record(record)) + "\n" for record in records(connection)))
         return path
 
-    def call(self, *files: Path) -> Witness:
+    def call(self, *files: Path) -> Journal:
         with self.world.main.database.read() as connection:
-            return call_witness(list(records(connection)), files)
+            return read_journal(list(records(connection)), files)
 
     def now(self) -> Environment:
         with self.world.main.database.read() as connection:
@@ -410,7 +410,7 @@ def test_a_witness_that_was_tampered_with_is_refused(
     """A record proves itself by its hash; the line is named, and nothing is done."""
     witness = site.export(tmp_path / "audit.jsonl")
     witness.write_text("\n".join(spoil(witness.read_text().splitlines())))
-    with pytest.raises(WitnessBroken, match=why):
+    with pytest.raises(JournalBroken, match=why):
         site.call(witness)
 
 

@@ -9,7 +9,9 @@ import redis
 from pydantic import SecretStr
 
 from producers.topology import HOUSEKEEPING, REPACKS, URGENT
-from workers.celery_app.app import MAY_WAIT, CeleryWaker, make_app
+from workers.celery_app.app import make_app
+from workers.celery_app.config import MAY_WAIT
+from workers.celery_app.waker import CeleryWaker
 from workers.runtime.settings import Settings
 
 

@@ -32,7 +32,7 @@ from workers.errors import (
     RepackConflict,
 )
 from workers.keyring.keyring import Created, Keyring
-from workers.locks.locking import unlock_if_restricted
+from workers.locks.restriction import unlock_if_restricted
 from workers.maintenance.sweeper import sweep
 from workers.repack.control import abort, pause, resume, stop
 from workers.repack.lifecycle import walk_slice

@@ -18,11 +18,11 @@ from tests.soak.havoc import Diary
 from tests.soak.installation import Installation
 from workers.integrity.invariants import LOCKED, UNLOCKED, check_invariants
 from workers.keyring.keyring import Keyring
-from workers.keyring.single_flight import NEGATIVE_SECONDS
+from workers.runtime.single_flight import FAILURE_SECONDS
 from workers.store.audit import records
 from workers.store.models import repacks, shards
 
-GRACE = {"database": 4.0, "kms": NEGATIVE_SECONDS + 6.0}
+GRACE = {"database": 4.0, "kms": FAILURE_SECONDS + 6.0}
 """Seconds after a trouble in which its failures are still told: connections come back, refusals are remembered."""
 
 LOCK_GRACE = 2.5

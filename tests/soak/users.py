@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from uuid import UUID
 
 from schemas.errors import KeyrepackError
-from workers.compose import broker_bell, build_services
+from workers.compose import broker_notifier, build_services
 from workers.keyring.keyring import Keyring
 from workers.runtime.logs import configure_logs
 from workers.runtime.settings import Settings
@@ -88,7 +88,7 @@ def main(kind: str, given: str, results: str, seed: str) -> None:
     """Until told to stop."""
     settings = Settings()
     configure_logs(settings)
-    keyring = Keyring(build_services(settings, bell=broker_bell(settings)))
+    keyring = Keyring(build_services(settings, notifier=broker_notifier(settings)))
     with Path(results).open("w", buffering=1) as file:
         work = {"reader": read, "writer": write}[kind]
         work(keyring, json.loads(Path(given).read_text()), Record(file), random.Random(seed))

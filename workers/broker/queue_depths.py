@@ -1,6 +1,6 @@
-"""The queues as the broker tells them: how long, how old, who serves them.
+"""Counts the broker's queues: how long, how old, who serves them.
 
-What a broker does not tell is None, "unknown". One that is away is said to be so, and raises nothing: a page about
+What a broker does not report is None, "unknown". One that is away is said to be so, and raises nothing: a page about
 trouble must not fail by it.
 
 | | Redis | AMQP (RabbitMQ) |
@@ -32,7 +32,7 @@ from schemas.broker_address import read_broker_url
 from workers.runtime.logs import log
 
 ANSWER_SECONDS = 2.0
-"""How long a broker may take: whoever looks at a page waits as long."""
+"""How long a broker may take: the reader of a page waits as long."""
 
 READ_AT_ONCE = 1000
 """Unacknowledged messages that are read at most: there are a few a worker, and each is read whole."""
@@ -40,7 +40,7 @@ READ_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueCount:
-    """One queue as the broker tells it. None: it does not."""
+    """One queue as the broker reports it. None: it does not."""
 
     depth: int | None = None
     unacknowledged: int | None = None
@@ -61,14 +61,14 @@ class Broker(Protocol):
     """Counts what is in its queues."""
 
     def count(self) -> BrokerCounts:
-        """As it is now. Never raises for a broker that is away."""
+        """Count what is in the queues now. Never raises for a broker that is away."""
 
     def close(self) -> None:
         """Let go of connections."""
 
 
 def broker_of(url: str) -> Broker:
-    """The one that a URL names; no connection is made yet."""
+    """Make the reader of the broker that a URL names; no connection is made yet."""
     if url.startswith(("redis://", "rediss://")):
         address = read_broker_url(url)
         client = Redis.from_url(
@@ -120,7 +120,7 @@ class RedisQueues:
         return None if sent_at is None else max(0.0, self._clock() - sent_at)
 
     def _unacknowledged(self) -> Mapping[str, int] | None:
-        """By queue; None where there are too many to read."""
+        """Count unacknowledged messages by queue; None if there are too many to read."""
         client: Any = self._client
         if client.hlen(Channel.unacked_key) > READ_AT_ONCE:
             return None

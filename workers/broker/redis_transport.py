@@ -1,7 +1,8 @@
 """kombu's transport for Redis, for workers: bytes that are no message become a message that carries them.
 
-Whoever reaches Redis can push any bytes into a queue's list. kombu pops them, fails to read them, and the worker that
-popped them ends. Here they come out as a message without a task, and are refused like any other that is none of ours.
+Anyone who reaches Redis can push any bytes into a queue's list. kombu pops them, fails to read them, and the worker
+that popped them ends. Here they come out as a message without a task, and are refused like any other that is none of
+ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MAX_BRACKETS = 500
 
 
 def envelope(item: bytes, queue: str) -> bytes:
-    """An item of a queue's list as kombu reads one: itself, or around it where it is none."""
+    """Return an item of a queue's list as kombu reads one: itself, or a message around it if it is none."""
     if _is_envelope(item):
         return item
     properties = {
@@ -51,7 +52,9 @@ def _is_envelope(item: bytes) -> bool:
 
 
 def _has_parts(value: dict[str, Any]) -> bool:
-    """What kombu takes for granted: a tag to acknowledge it by, a place to put it back to, and a table of headers."""
+    """Check what kombu takes for granted: a tag to acknowledge it by, a place to put it back to, and a table of
+    headers.
+    """
     delivery = value["properties"]["delivery_info"]
     places = (value["properties"]["delivery_tag"], delivery["exchange"], delivery["routing_key"])
     texts = (value.get(name) for name in _TEXTS)

@@ -1,6 +1,6 @@
-"""What a message in a queue of work has to be: a wake-up of ours, which names a task of ours and ids, no more.
+"""Checks messages in a queue of work: each must be a wake-up of ours, which names a task of ours and ids, no more.
 
-Whoever reaches the broker can put anything there. What is none is refused before Celery looks at it, with a code.
+Anyone who reaches the broker can put anything there. What is none is refused before Celery looks at it, with a code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def require_wake_up(message: Any, *, queue: str, tasks: Mapping[str, int]) -> No
 
 
 def body_of(message: Any) -> bytes:
-    """A message's body as it came."""
+    """Return a message's body as it came."""
     body = message.body
     return body if isinstance(body, bytes) else str(body or "").encode()
 

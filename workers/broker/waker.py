@@ -12,20 +12,20 @@ class Waker(Protocol):
         """There is work on this repack for `times` workers."""
 
     def event(self, inbox_id: int) -> None:
-        """An event waits for its effect."""
+        """Wake a worker for an event that waits for its effect."""
 
     def outbox(self) -> None:
         """Events wait to be published."""
 
 
-class Silence:
-    """Wakes nobody: for one who does the work himself, or leaves it to the sweeper."""
+class NullWaker:
+    """Wakes no worker: for a caller that does the work itself, or leaves it to the sweeper."""
 
     def repack(self, repack: int, *, times: int = 1) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def event(self, inbox_id: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def outbox(self) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -15,8 +15,8 @@ from celery.worker.consumer import Consumer
 from producers.topology import dead_letters, has_dead_letters
 from schemas.errors import EventRejected
 from workers.broker.wake_up_messages import WakeUpRefused, body_of, require_wake_up
-from workers.celery_app.app import TASK_IDS
-from workers.celery_app.event_consumer import PAUSE_SECONDS, is_lost_connection, main_process_database
+from workers.celery_app.config import TASK_IDS
+from workers.celery_app.event_consumer import PAUSE_SECONDS, is_lost_connection
 from workers.errors import DatabaseFailed
 from workers.runtime.logs import log
 from workers.store import inbox
@@ -71,7 +71,7 @@ class WakeUpConsumer(Consumer):
     def _refuse(self, message: Any, error: EventRejected) -> None:
         """Keep it, then let go of it; where the database is away that waits, and the message with it."""
         try:
-            with main_process_database().write() as connection:
+            with self.app.process.services().database.write() as connection:
                 inbox.reject(connection, body_of(message), error)
         except DatabaseFailed:
             self.timer.call_after(PAUSE_SECONDS, self._refuse, (message, error))
@@ -86,5 +86,5 @@ def _malformed(message: Any, error: Exception) -> WakeUpRefused:
 
 
 def _queue_of(message: Any) -> str:
-    """The queue, by the routing key: wake-ups are sent to a queue by its name."""
+    """Return the queue's name, by the routing key: wake-ups are sent to a queue by its name."""
     return str(message.delivery_info.get("routing_key", ""))[:100] or "a queue of work"

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """The entry point of `keyrepack`."""
+    """Run `keyrepack`: the entry point."""
     import sys
 
     from workers.cli.application import run

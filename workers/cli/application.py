@@ -88,12 +88,12 @@ GROUPS: Sequence[tuple[str, str, str, Mapping[str, Command]]] = (
 def _callback(
     debug: Annotated[bool, typer.Option("--debug", help="Show logs, and a traceback where something fails.")] = False,
 ) -> None:
-    """Moves a customer's whole key hierarchy onto a new main key, through crashes, and proves it."""
+    """Move a customer's whole key hierarchy onto a new main key, through crashes, and prove it."""
     wishes.debug = debug
 
 
 def build() -> typer.Typer:
-    """The application with all its commands."""
+    """Build the application with all its commands."""
     app = typer.Typer(
         name="keyrepack", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EPILOG
     )

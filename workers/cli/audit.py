@@ -20,7 +20,7 @@ def verify(as_json: AsJson = False) -> None:
 
     Compare the head with one that was noted elsewhere, such as in a certificate: records cut off later show there.
     """
-    from workers.maintenance.sweeper import verify_audit
+    from workers.maintenance.audit_check import verify_audit
 
     with opened() as services:
         verdict = verify_audit(services)

@@ -1,4 +1,4 @@
-"""How certificates read in a terminal: that a main key is not needed any more, and that keys are lost."""
+"""Formats certificates for a terminal: that a main key is not needed any more, and that keys are lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.cli.output import amount, facts, indented, moment, table
 
 
 def print_certificate(console: Console, certificate: dict[str, Any], *, indent: int = 0) -> None:
-    """What is not needed any more, since when, and what that rests on."""
+    """Print what is not needed any more, since when, and what that rests on."""
     left, to, audit = certificate["from"], certificate["to"], certificate["audit"]
     holds_from = certificate.get("holds_from", certificate["closed_at"])
     census = f"{amount(certificate['roots'])}, all under the new one; census sha256:{certificate['census'][:16]}…"
@@ -34,7 +34,7 @@ def print_certificate(console: Console, certificate: dict[str, Any], *, indent: 
 
 
 def print_loss(console: Console, certificate: dict[str, Any]) -> None:
-    """What is lost for ever, since when, and what that rests on."""
+    """Print what is lost for ever, since when, and what that rests on."""
     audit = certificate["audit"]
     rows = [
         (kind, level, amount(count))

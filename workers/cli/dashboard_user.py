@@ -20,8 +20,8 @@ def dashboard() -> None:
 
     Its first start makes the users file with one user, and prints that user's one-time password.
     """
-    from workers.celery_app.app import waker
-    from workers.compose import broker_bell, build_services
+    from workers.celery_app.app import make_waker
+    from workers.compose import broker_notifier, build_services
     from workers.dashboard.auth.users import FIRST_USER, first_start
     from workers.dashboard.server import address, listen, require_private, serve
     from workers.runtime.logs import configure_logs
@@ -36,7 +36,7 @@ def dashboard() -> None:
     with opened():  # the database is there, or the reason is told in a sentence
         listening = listen(settings)
     configure_logs(settings)
-    services = build_services(settings, wake=waker, bell=broker_bell(settings))
+    services = build_services(settings, wake=make_waker(settings), notifier=broker_notifier(settings))
     try:
         require_current(services.database)
         serve(services, listening, on_ready=lambda: console().print(f"dashboard: {address(settings, listening)}"))

@@ -1,4 +1,4 @@
-"""What `keyrepack doctor` looks at: each part on its own, so that one fault does not hide another."""
+"""The checks of `keyrepack doctor`: each part on its own, so that one fault does not hide another."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from producers.topology import DEAD
 from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
 from schemas.states import LockCause
+from workers.broker.broker_check import count_dead_letters
 from workers.cli.output import moment
-from workers.cli.session import dead_letters, quiet_logs, read_settings
+from workers.cli.session import quiet_logs, read_settings
 from workers.compose import build_services
 from workers.errors import KmsRefused, NotFound
 from workers.kms.aws.policies import missing_statement
@@ -30,8 +31,8 @@ from workers.store.revisions import require_current
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
+class CheckResult:
+    """The result of one check."""
 
     check: str
     ok: bool
@@ -48,7 +49,7 @@ class Finding:
 class Checkup:
     """What was found now, and the main keys in use as they were last seen."""
 
-    findings: list[Finding]
+    findings: list[CheckResult]
     main_keys: list[MainKeyView] = field(default_factory=list)
 
 
@@ -59,7 +60,7 @@ def examine(reference: str | None = None) -> Checkup:
     except KeyrepackError as error:
         return Checkup(findings=[_fault("settings", error)])
     quiet_logs(settings)
-    findings = [Finding(check="settings", ok=True, detail="Every value is one it can have.")]
+    findings = [CheckResult(check="settings", ok=True, detail="Every value is one it can have.")]
     try:
         require_database(settings.database_url.get_secret_value(), exists=True)
         services, fault = build_services(settings), None
@@ -74,26 +75,26 @@ def examine(reference: str | None = None) -> Checkup:
         services.close()
 
 
-def _database(services: Services) -> Iterator[Finding]:
+def _database(services: Services) -> Iterator[CheckResult]:
     try:
         require_current(services.database)
     except KeyrepackError as error:
         yield _fault("database", error)
     else:
-        yield Finding(check="database", ok=True, detail=f"{services.database.dialect}, at this program's schema.")
+        yield CheckResult(check="database", ok=True, detail=f"{services.database.dialect}, at this program's schema.")
         yield _room(services)
 
 
-def _room(services: Services) -> Finding:
-    """Whether the database takes what a worker writes: a record of a full one may not be writable itself."""
+def _room(services: Services) -> CheckResult:
+    """Check that the database takes what a worker writes: a record of a full one may not be writable itself."""
     try:
         require_room(services.database)
     except KeyrepackError as error:
         return _fault("room in the database", error)
-    return Finding(check="room in the database", ok=True, detail=f"There are {ROOM_BYTES >> 20} MiB at least.")
+    return CheckResult(check="room in the database", ok=True, detail=f"There are {ROOM_BYTES >> 20} MiB at least.")
 
 
-def _keys(services: Services, fault: Finding | None, reference: str | None) -> Iterator[Finding]:
+def _keys(services: Services, fault: CheckResult | None, reference: str | None) -> Iterator[CheckResult]:
     environments = []
     if fault is None:
         try:
@@ -102,7 +103,7 @@ def _keys(services: Services, fault: Finding | None, reference: str | None) -> I
                 environments = _chosen(connection, reference)
         except NotFound as error:
             yield _fault("environment", error)
-        except KeyrepackError:  # told by `_database`
+        except KeyrepackError:  # reported by `_database`
             environments = []
     yield _managed_key(services, environments)
     for environment in environments:
@@ -110,13 +111,13 @@ def _keys(services: Services, fault: Finding | None, reference: str | None) -> I
 
 
 def _last_seen(services: Services, reference: str | None) -> list[MainKeyView]:
-    """The main keys of what was chosen; none where the database does not say."""
+    """List the main keys of what was chosen; none if the database does not say."""
     try:
         require_current(services.database)
         with services.database.read() as connection:
             tops = [top for one in _chosen(connection, reference) for top in live_tops(connection, one.id)]
         return list_main_keys(services, {top.main_key for top in tops})
-    except KeyrepackError:  # told by `_database`, or by `_keys`
+    except KeyrepackError:  # reported by `_database`, or by `_keys`
         return []
 
 
@@ -124,16 +125,16 @@ def _chosen(connection: Connection, reference: str | None) -> list[Environment]:
     return list_environments(connection) if reference is None else [find_environment(connection, reference)]
 
 
-def _managed_key(services: Services, environments: list[Environment]) -> Finding:
-    """The platform's own key; without a file it is closed, which is a fault only where an environment needs it."""
+def _managed_key(services: Services, environments: list[Environment]) -> CheckResult:
+    """Check the platform's own key; without a file it is closed, which is a fault only if an environment needs it."""
     check = "managed key"
     if services.settings.managed_key_file is None and not _needs_managed(services, environments):
-        return Finding(check=check, ok=True, detail="It is closed, and no environment needs it.")
+        return CheckResult(check=check, ok=True, detail="It is closed, and no environment needs it.")
     try:
         described = services.loop.run(services.kms.main_key("managed:").describe())
     except KeyrepackError as error:
         return _fault(check, error)
-    return Finding(check=check, ok=True, detail=f"It is there; generation {described.generation}.")
+    return CheckResult(check=check, ok=True, detail=f"It is there; generation {described.generation}.")
 
 
 def _needs_managed(services: Services, environments: list[Environment]) -> bool:
@@ -144,8 +145,8 @@ def _needs_managed(services: Services, environments: list[Environment]) -> bool:
     return any(top.main_key == "managed:" for top in tops)
 
 
-def _main_keys(services: Services, environment: Environment) -> Iterator[Finding]:
-    """Every live main key of an environment: is it there, and does it open a root."""
+def _main_keys(services: Services, environment: Environment) -> Iterator[CheckResult]:
+    """Check every live main key of an environment: is it there, and does it open a root."""
     check = f"main key of {environment}"
     with services.database.read() as connection:
         tops = live_tops(connection, environment.id)
@@ -159,14 +160,16 @@ def _main_keys(services: Services, environment: Environment) -> Iterator[Finding
         except KeyrepackError as error:
             yield _fault(check, error, _missing(services, environment, error))
         else:
-            yield Finding(check=check, ok=True, detail=f"{top.main_key} answers{' and opens a root' if opens else ''}.")
+            yield CheckResult(
+                check=check, ok=True, detail=f"{top.main_key} answers{' and opens a root' if opens else ''}."
+            )
     if repack is not None and repack.block_cause is not None:
         remedy = f"See `keyrepack repack show {repack.repack_id}`."
         detail = f"The repack is blocked: {repack.block_side}, {repack.block_cause}."
-        yield Finding(check=f"repack of {environment}", ok=False, detail=detail, remedy=remedy)
+        yield CheckResult(check=f"repack of {environment}", ok=False, detail=detail, remedy=remedy)
 
 
-def _locked(environment: Environment) -> Finding:
+def _locked(environment: Environment) -> CheckResult:
     since = f" since {moment(environment.locked_at)}" if environment.locked_at else ""
     detail = f"Locked{since}: {environment.lock_cause}. {environment.lock_detail or ''}".strip()
     remedies = {
@@ -175,7 +178,7 @@ def _locked(environment: Environment) -> Finding:
         LockCause.LOST: f"What is lost: `keyrepack certificate --loss {environment}`.",
     }
     remedy = remedies[LockCause(environment.lock_cause)] if environment.lock_cause else ""
-    return Finding(check=f"main key of {environment}", ok=False, detail=detail, remedy=remedy)
+    return CheckResult(check=f"main key of {environment}", ok=False, detail=detail, remedy=remedy)
 
 
 def _missing(services: Services, environment: Environment, error: KeyrepackError) -> dict[str, Any] | None:
@@ -196,15 +199,15 @@ def _opens_a_root(services: Services, environment: Environment, main_key: str) -
     return True
 
 
-def _broker(settings: Settings) -> Finding:
-    dead = dead_letters(settings)
+def _broker(settings: Settings) -> CheckResult:
+    dead = count_dead_letters(settings.broker_url.get_secret_value())
     if dead is not None:
         kept = f" {dead} messages that nobody could take are in its queue {DEAD}." if dead else ""
-        return Finding(check="broker", ok=True, detail=f"It answers.{kept}")
+        return CheckResult(check="broker", ok=True, detail=f"It answers.{kept}")
     remedy = "Start it, or set KEYREPACK_BROKER_URL to where it is. Until then the sweeper has nobody to wake."
-    return Finding(check="broker", ok=False, detail="It does not answer.", remedy=remedy)
+    return CheckResult(check="broker", ok=False, detail="It does not answer.", remedy=remedy)
 
 
-def _fault(check: str, error: KeyrepackError, statement: dict[str, Any] | None = None) -> Finding:
+def _fault(check: str, error: KeyrepackError, statement: dict[str, Any] | None = None) -> CheckResult:
     detail = f"{error.what} {error.why}".strip()
-    return Finding(check=check, ok=False, detail=detail, remedy=error.remedy, statement=statement)
+    return CheckResult(check=check, ok=False, detail=detail, remedy=error.remedy, statement=statement)

@@ -34,7 +34,7 @@ def create(
     """
     from workers.errors import AlreadyThere
     from workers.keyring.keyring import Keyring
-    from workers.monitoring.repack_report import view_environment
+    from workers.monitoring.environment_report import view_environment
     from workers.store.environments import find_environment
 
     workspace, _, name = place.partition("/")
@@ -77,7 +77,7 @@ def _exists(place: str) -> Exception:
 
 def list_all(as_json: AsJson = False) -> None:
     """List environments with their main keys and newest repacks."""
-    from workers.monitoring.repack_report import view_environment
+    from workers.monitoring.environment_report import view_environment
     from workers.store.environments import list_environments
 
     with opened() as services, services.database.read() as connection:
@@ -99,8 +99,8 @@ def list_all(as_json: AsJson = False) -> None:
 
 def show(environment: Reference, as_json: AsJson = False) -> None:
     """Show an environment: its lock, main keys so far, keys by kind and level, newest repack, next replacement."""
-    from workers.locks.guards import next_replacement
-    from workers.monitoring.repack_report import view_environment
+    from workers.monitoring.environment_report import view_environment
+    from workers.repack.replacement_interval import next_replacement
     from workers.store.environments import find_environment
 
     with opened() as services, services.database.read() as connection:

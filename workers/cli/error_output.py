@@ -1,4 +1,4 @@
-"""How a command fails: one sentence of what, one of why, one of what to do; and its exit status."""
+"""Reports how a command fails: one sentence of what, one of why, one of what to do; and its exit status."""
 
 from __future__ import annotations
 

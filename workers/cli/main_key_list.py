@@ -1,4 +1,4 @@
-"""main-key list: every main key in use, how it is, and what hangs from it."""
+"""main-key list: every main key in use, how it is, and what is wrapped under it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_all(as_json: AsJson = False) -> None:
 
 
 def print_main_keys(out: Console, views: Sequence[MainKeyView], days: float) -> None:
-    """A row a main key; below it what needs somebody's attention."""
+    """Print one row per main key; below it what needs attention."""
     out.print(table(COLUMNS, [_row(view) for view in views]))
     for view in views:
         if notes := list(_notes(view, days)):
@@ -72,7 +72,7 @@ def _notes(view: MainKeyView, days: float) -> list[tuple[str, object]]:
 
 
 def _generation(generation: str | None) -> str:
-    """Long ones by their beginning: it tells them apart."""
+    """Long ones by their beginning: it distinguishes them."""
     if generation is None:
         return "hidden"
     return generation if len(generation) <= 12 else f"{generation[:8]}…"

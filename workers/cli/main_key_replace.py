@@ -49,7 +49,8 @@ def replace(
 def _start(reference: str, target: object, mode: Mode, override: str | None) -> None:
     from schemas.keys import MainKeyUri
     from workers.monitoring.repack_report import repack_json
-    from workers.repack.lifecycle import Request, start_repack
+    from workers.repack.lifecycle import start_repack
+    from workers.repack.starting import Request
     from workers.store.environments import find_environment
 
     assert isinstance(target, MainKeyUri)

@@ -1,4 +1,4 @@
-"""metrics, health serve, health check: for Prometheus, and for whoever restarts what is dead."""
+"""metrics, health serve, health check: for Prometheus, and for supervisors that restart what is dead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from workers.cli.output import AsJson, Command, note, say
 from workers.cli.session import opened
 
 if TYPE_CHECKING:
-    from workers.monitoring.probe_server import Page, Probes, SharedLook
+    from workers.monitoring.overview import Overview
+    from workers.monitoring.probe_server import Page, Probes
+    from workers.runtime.single_flight import Recent
 
 METRICS_PORT = 9464
 """Where OpenTelemetry's own exporters for Prometheus listen."""
@@ -34,14 +36,14 @@ def metrics(
     No name of a tenant is in it.
     """
     from workers.monitoring.metrics import make_page
-    from workers.monitoring.probe_server import Answer
+    from workers.monitoring.probe_server import ProbeAnswer
 
     with _looking() as (look, probes):
         page = make_page(look)
 
-        def answer(headers: Mapping[str, str]) -> Answer:
+        def answer(headers: Mapping[str, str]) -> ProbeAnswer:
             content_type, body = page(headers.get("Accept", ""))
-            return Answer(status=200, content_type=content_type, body=body)
+            return ProbeAnswer(status=200, content_type=content_type, body=body)
 
         _serve(host, port, probes.pages() | {"/metrics": answer}, "/metrics")
 
@@ -72,28 +74,28 @@ def health_check(worker: WorkerName = None, as_json: AsJson = False) -> None:
 
 
 @contextmanager
-def _looking(worker: str | None = None, *, asks_once: bool = False) -> Iterator[tuple[SharedLook, Probes]]:
+def _looking(worker: str | None = None, *, asks_once: bool = False) -> Iterator[tuple[Recent[Overview], Probes]]:
     from workers.broker.queue_depths import broker_of
     from workers.monitoring.health import STARTING_SECONDS
-    from workers.monitoring.overview import Watch
-    from workers.monitoring.probe_server import Probes, SharedLook
+    from workers.monitoring.overview_reader import OverviewReader
+    from workers.monitoring.probe_server import Probes, shared_overview
 
     with opened() as services:
         settings = services.settings
         broker = broker_of(settings.broker_url.get_secret_value())
-        watch = Watch(services.database, broker, settings, budgets=services.budgets_left)
-        look = SharedLook(watch.look)
+        reader = OverviewReader(services.database, broker, settings, budgets=services.budgets_left)
+        look = shared_overview(reader.read)
         try:
             yield (
                 look,
                 Probes(services.database, look, settings, worker=worker, grace=0.0 if asks_once else STARTING_SECONDS),
             )
         finally:
-            watch.close()
+            reader.close()
 
 
 def _serve(host: str, port: int, pages: dict[str, Page], what: str) -> None:
-    """Until it is told to stop."""
+    """Serve until told to stop."""
     from workers.monitoring.probe_server import Listener
 
     try:

@@ -13,7 +13,7 @@ from workers.cli.output import AsJson, console, facts, moment, say, table
 from workers.cli.session import opened
 
 if TYPE_CHECKING:
-    from workers.cli.doctor_checks import Finding
+    from workers.cli.doctor_checks import CheckResult
 
 
 def migrate(as_json: AsJson = False) -> None:
@@ -65,7 +65,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _print_statements(findings: list[Finding]) -> None:
+def _print_statements(findings: list[CheckResult]) -> None:
     for finding in findings:
         if finding.statement is not None:
             console().print(f"\nThis statement is missing for the {finding.check}:")

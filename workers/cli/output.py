@@ -1,4 +1,6 @@
-"""What a command says: text for people or one JSON document for programs, on standard output and nothing else there."""
+"""Prints a command's answer: text for people or one JSON document for programs, on standard output and nothing else
+there.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ class _Trimmed:
 
 
 def console(*, error: bool = False) -> Console:
-    """Standard output, or standard error; as wide as the terminal."""
+    """Return standard output, or standard error; as wide as the terminal."""
     file = sys.stderr if error else sys.stdout
     if file.isatty():
         return Console(file=file, highlight=False)
@@ -64,7 +66,7 @@ def console(*, error: bool = False) -> Console:
 
 
 def say(document: Any, text: Callable[[Console], None]) -> None:
-    """The answer of a command, in the form that was asked for."""
+    """Print the answer of a command, in the form that was asked for."""
     if wishes.json:
         sys.stdout.write(to_json(document) + "\n")
         sys.stdout.flush()
@@ -73,17 +75,17 @@ def say(document: Any, text: Callable[[Console], None]) -> None:
 
 
 def note(text: str) -> None:
-    """Something a person should know; on standard error, so that a document stays whole."""
+    """Print something that a person should know; on standard error, so that a document stays whole."""
     console(error=True).print(escape(text))
 
 
 def to_json(document: Any) -> str:
-    """One line of JSON; ids as text."""
+    """Format one line of JSON; ids as text."""
     return json.dumps(document, default=str, ensure_ascii=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A plain table; columns whose name ends in a space stand on the right."""
+    """Build a plain table; columns whose name ends in a space stand on the right."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", overflow="fold")
@@ -104,5 +106,5 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
 
 
 def indented(content: RenderableType, columns: int) -> Padding:
-    """Moved to the right; no longer than it is."""
+    """Indent what is printed, without making it longer."""
     return Padding(content, (0, 0, 0, columns), expand=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,29 +27,14 @@ def worker(
     was told to stop, and another one when it ended by an error.
     """
     from producers.topology import WORK_QUEUES
-    from workers.cli.error_output import FAILED
     from workers.cli.session import read_settings
 
     settings = read_settings()  # a wrong setting is told in a sentence, before Celery loads
     _require_schema(settings)
-    from workers.celery_app import event_consumer
-    from workers.celery_app.tasks import app
+    from workers.celery_app.worker_process import WorkerProcess
 
-    if events:
-        event_consumer.install()
-    celery_worker = app.Worker(
-        hostname=f"{name}@{socket.gethostname()}",
-        pool_cls="prefork",
-        concurrency=concurrency,
-        queues=queues or ",".join(WORK_QUEUES),
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        loglevel=settings.log_level,
-    )
-    celery_worker.start()
-    # Celery ends without a status where a signal ended it in mid-work; whoever supervises must not take that for done.
-    return FAILED if celery_worker.exitcode is None else int(celery_worker.exitcode)
+    process = WorkerProcess(settings, takes_events=events)
+    return process.run(name=name, queues=queues or ",".join(WORK_QUEUES), concurrency=concurrency)
 
 
 def _require_schema(settings: Settings) -> None:
@@ -74,10 +58,10 @@ def beat() -> None:
     """Run the clock that wakes the sweeper. Two of them do no harm: a tick is taken once."""
     from workers.cli.session import read_settings
 
-    level = read_settings().log_level
-    from workers.celery_app.tasks import app
+    settings = read_settings()
+    from workers.celery_app.beat_process import run_beat
 
-    app.start(["beat", f"--loglevel={level}", "--pidfile="])
+    run_beat(settings)
 
 
 def kms_simulator(

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from workers.cli.output import amount, duration
-from workers.monitoring.repack_report import DONE, WAITING, StageView
+from workers.monitoring.progress import DONE, WAITING, StageView
 
 LINE_SECONDS = 1.0
 """How often a plain line is written: a log is read later, not watched."""
@@ -47,7 +47,7 @@ class Bars:
             self._live.stop()
 
     def show(self, stages: Sequence[StageView], *, last: bool = False) -> None:
-        """The stages as they are now. `last`: leave nothing unsaid."""
+        """Show the stages as they are now. `last`: leave nothing out."""
         if self._live is not None:
             self._live.update(_drawn(stages), refresh=last)
             return
@@ -63,12 +63,12 @@ class Bars:
                 self._console.print(f"   {line}")
 
     def say(self, text: str) -> None:
-        """A line among the bars, in the console's markup."""
+        """Print a line among the bars, in the console's markup."""
         self._console.print(text)
 
 
 def plain_line(stage: StageView) -> str:
-    """One stage in a line of text."""
+    """Format one stage in a line of text."""
     parts = [f"{stage.name:<9}{stage.fraction:>5.0%}", f"{_counted(stage):<28}"]
     if stage.rate:
         parts.append(f"{amount(stage.rate):>8} {UNITS[stage.stage.value]}/s")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def counted(console: Console, text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more were done."""
+    """Show a bar, and yield a function that is told how many more were done."""
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(text, total=total)

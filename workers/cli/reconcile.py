@@ -15,7 +15,7 @@ from workers.cli.session import actor, opened
 
 if TYPE_CHECKING:
     from workers.integrity.assessment import Survey, Unopened
-    from workers.integrity.journal import Witness
+    from workers.integrity.journal import Journal
     from workers.integrity.reconcile import Done, Outcome
     from workers.services import Services
     from workers.store.environments import Environment
@@ -62,7 +62,10 @@ def reconcile(
                 report.mend(services, called)
     document = {"lineage": lineage, "environments": [report.as_json() for report in reports]}
     say(document, lambda out: _print(out, lineage, reports))
-    outcomes = {report.outcome.value for report in reports}
+    _exit({report.outcome.value for report in reports})
+
+
+def _exit(outcomes: set[str]) -> None:
     if "named" in outcomes:
         raise typer.Exit(FAILED)
     if outcomes & {"under_way", "unknown"}:
@@ -80,7 +83,7 @@ class _Report:
         self.done: list[Done] = []
         self.unopened: list[dict[str, Any]] = []
 
-    def look(self, services: Services, witness: Witness, file: Any) -> None:
+    def look(self, services: Services, witness: Journal, file: Any) -> None:
         from workers.integrity.assessment import survey
         from workers.integrity.reconcile import outcome_of
 
@@ -102,7 +105,7 @@ class _Report:
         self.survey = survey(services, self._environment, told, name=name)
         self.outcome = outcome_of(self.survey, [])
 
-    def mend(self, services: Services, witness: Witness) -> None:
+    def mend(self, services: Services, witness: Journal) -> None:
         from workers.integrity.reconcile import mend, outcome_of
 
         self.done = mend(services, self.survey, witness, actor=actor())
@@ -134,13 +137,13 @@ class _Report:
         }
 
 
-def _call(services: Services, files: list[Path]) -> tuple[Witness, str]:
-    """The witness, and how the database's own audit stands to it."""
-    from workers.integrity.journal import call_witness, lineage
+def _call(services: Services, files: list[Path]) -> tuple[Journal, str]:
+    """Read the journal, and say how the database's own audit stands to it."""
+    from workers.integrity.journal import lineage, read_journal
     from workers.store.audit import records
 
     with services.database.snapshot() as connection:
-        called = call_witness(records(connection), files)
+        called = read_journal(records(connection), files)
         return called, lineage(records(connection), called)
 
 

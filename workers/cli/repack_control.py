@@ -43,9 +43,10 @@ def retry(repack: RepackReference, reason: Reason = "", as_json: AsJson = False)
 
 
 def _steer(action: str, reference: str, reason: str) -> None:
-    from workers.monitoring.repack_report import MEANING, find_any_repack, repack_json
+    from workers.monitoring.repack_report import MEANING, repack_json
     from workers.repack import control
     from workers.store.environments import get_environment
+    from workers.store.repacks import find_any_repack
 
     act: Callable[..., Repack] = getattr(control, action)
     with opened(wakes=True) as services:

@@ -12,7 +12,8 @@ from workers.cli.output import AsJson, Command, amount, duration, facts, moment,
 from workers.cli.session import opened
 
 if TYPE_CHECKING:
-    from workers.monitoring.repack_report import RepackView, StageView
+    from workers.monitoring.progress import StageView
+    from workers.monitoring.repack_report import RepackView
 
 RepackReference = Annotated[
     str, typer.Argument(metavar="REPACK", help="A repack's id; or an environment, for its newest repack.")
@@ -54,9 +55,11 @@ def show(repack: RepackReference, as_json: AsJson = False) -> None:
 
 
 def read_view(reference: str) -> RepackView:
-    """A repack by its id or environment, with what lies ahead of it."""
-    from workers.monitoring.repack_report import find_any_repack, outline, view_repack
+    """Read a repack by its id or environment, with what lies ahead of it."""
+    from workers.monitoring.progress import outline
+    from workers.monitoring.repack_report import view_repack
     from workers.store.environments import count_keys
+    from workers.store.repacks import find_any_repack
 
     with opened() as services, services.database.read() as connection:
         found = find_any_repack(connection, reference)
@@ -65,7 +68,7 @@ def read_view(reference: str) -> RepackView:
 
 
 def _print_repack(out: Console, view: RepackView) -> None:
-    from workers.monitoring.repack_report import MEANING, legal_actions
+    from workers.monitoring.repack_report import MEANING
 
     repack = view.repack
     out.print(f"[bold]{repack.state}[/]  {MEANING[repack.state]}\n")
@@ -77,7 +80,7 @@ def _print_repack(out: Console, view: RepackView) -> None:
         ("ended", moment(repack.ended_at)), ("took" if repack.ended_at else "running for", duration(view.seconds)),
         ("time left", left), ("rate", f"{amount(view.keys_per_second)} keys/s over all"),
         ("KMS calls", amount(view.kms_calls)), ("takeovers", f"{view.takeovers or 'no'} shards of dead workers"),
-        ("may be", ", ".join(legal_actions(repack))),
+        ("may be", ", ".join(repack.legal_actions)),
     ]  # fmt: skip
     out.print(facts(lines))
     out.print()

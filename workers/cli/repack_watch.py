@@ -31,7 +31,7 @@ def watch(
     Exit status: 0 it has finished, 1 it ended otherwise (quarantine, aborted, stopped), 3 it has not ended yet when
     Ctrl-C or --patience came.
     """
-    from workers.monitoring.repack_report import find_any_repack
+    from workers.store.repacks import find_any_repack
 
     with opened() as services:
         with services.database.read() as connection:
@@ -47,7 +47,7 @@ def watch(
 def _watch(services: Services, repack: Repack, patience: float | None) -> tuple[RepackView, bool]:
     """Look until it ends, or until Ctrl-C or patience."""
     from workers.cli.progress_bars import Bars
-    from workers.monitoring.repack_report import outline
+    from workers.monitoring.progress import outline
     from workers.store.environments import count_keys
 
     with services.database.read() as connection:

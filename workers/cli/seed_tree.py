@@ -17,7 +17,7 @@ ROOTS_AT_ONCE = 200
 """Roots cost a call to the KMS each: they are stored before many of them can be lost."""
 
 SAMPLES, SAMPLES_OF_CHUNK = 32, 2
-"""Data keys remembered of a seeding and of each chunk, so that somebody may read them."""
+"""Data keys remembered of a seeding and of each chunk, so that a reader may open them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +40,7 @@ def seed_hierarchy(
 ) -> Seeded:
     """Create `connections` data keys and `hourly` wrapping keys below the main key, and `data` keys spread over those.
 
-    `on_progress` is told how many keys were created since it was told last. Raises as `Keyring` does.
+    `on_progress` gets how many keys were created since its last call. Raises as `Keyring` does.
     """
     seeded = Seeded()
     for size in _chunks(connections, ROOTS_AT_ONCE):

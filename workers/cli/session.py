@@ -1,4 +1,4 @@
-"""What a command works with: the settings, and services that are closed when it is done."""
+"""Opens what a command works with: the settings, and services that are closed when it is done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from schemas.errors import KeyrepackError
 from workers.cli.output import wishes
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from workers.runtime.settings import Settings
     from workers.services import Services
 
-BROKER_SECONDS = 2.0
-"""How long a command waits for the broker before it says that it is away."""
-
 
 class WrongSetting(KeyrepackError):
     """A setting has a value that it cannot have."""
@@ -29,7 +26,7 @@ class WrongSetting(KeyrepackError):
 
 
 def read_settings() -> Settings:
-    """The settings of this process. Raises WrongSetting, which names the variables and what would be right."""
+    """Read the settings of this process. Raises WrongSetting, which names the variables and what would be right."""
     from pydantic import ValidationError
 
     from workers.runtime.settings import Settings
@@ -55,7 +52,7 @@ def _wrong_setting(error: ValidationError) -> WrongSetting:
 
 @contextmanager
 def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
-    """The services of this process. `wakes`: through the broker; `ready`: the database must have its schema.
+    """Open the services of this process. `wakes`: through the broker; `ready`: the database must have its schema.
 
     Raises WrongSetting, NotConfigured, DatabaseAway.
     """
@@ -67,7 +64,7 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
     settings = read_settings()
     quiet_logs(settings)
     require_database(settings.database_url.get_secret_value(), exists=ready)
-    services = build_services(settings, wake=_waker() if wakes else None)
+    services = build_services(settings, wake=_waker(settings) if wakes else None)
     try:
         if ready:
             require_current(services.database)
@@ -80,7 +77,9 @@ def opened(*, wakes: bool = False, ready: bool = True) -> Iterator[Services]:
 
 
 def quiet_logs(settings: Settings) -> None:
-    """A command's own answer says what was done: logs speak from warnings on, or all of them with --debug."""
+    """Keep logs quiet: a command's own answer says what was done. They speak from errors on, or all of them with
+    --debug.
+    """
     from workers.runtime.logs import configure_logs
 
     level = "debug" if wishes.debug else "error"
@@ -88,7 +87,7 @@ def quiet_logs(settings: Settings) -> None:
 
 
 def actor() -> str:
-    """Who runs this command, as the audit names him."""
+    """Return who runs this command, as the audit names that user."""
     try:
         return f"cli:{getpass.getuser()}"
     except (OSError, KeyError):  # a container's user may have no name
@@ -96,33 +95,13 @@ def actor() -> str:
 
 
 def broker_answers(settings: Settings) -> bool:
-    """Whether the broker takes a connection now."""
-    return dead_letters(settings) is not None
+    """Return True if the broker takes a connection now."""
+    from workers.broker.broker_check import is_broker_up
+
+    return is_broker_up(settings.broker_url.get_secret_value())
 
 
-def dead_letters(settings: Settings) -> int | None:
-    """How many dead letters the broker keeps, none where it keeps none by itself; None where it does not answer."""
-    from kombu import Connection
-    from kombu.exceptions import OperationalError
+def _waker(settings: Settings) -> Waker:
+    from workers.celery_app.app import make_waker
 
-    from producers.topology import count_dead_letters
-    from producers.transports import transport_options
-    from schemas.broker_address import read_broker_url
-
-    connect: Any = Connection  # kombu has no types
-    url = settings.broker_url.get_secret_value()
-    options = transport_options(url) | {"socket_connect_timeout": BROKER_SECONDS, "max_retries": 0}
-    connection = connect(**read_broker_url(url).kombu, connect_timeout=BROKER_SECONDS, transport_options=options)
-    try:
-        connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
-        return count_dead_letters(connection.default_channel)
-    except (OperationalError, OSError, *connection.connection_errors):
-        return None
-    finally:
-        connection.release()
-
-
-def _waker() -> Waker:
-    from workers.celery_app.app import waker
-
-    return waker
+    return make_waker(settings)

@@ -1,4 +1,4 @@
-"""settings: every variable, what it may be, and what it is where nobody says otherwise."""
+"""settings: every variable, what it may be, and its default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Setting:
 
 def settings(
     as_json: AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the table that deploy/settings.md holds.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the table that deploy/docs/settings.md holds.")
+    ] = False,
 ) -> None:
     """List every setting: its variable, its default, what it may be, what it means. Shows no value that is set."""
     rows = list_settings()
@@ -39,7 +41,7 @@ def settings(
 
 
 def list_settings() -> list[Setting]:
-    """Every setting, in the order in which they are declared."""
+    """List every setting, in the order in which they are declared."""
     from workers.runtime.settings import Settings
 
     return [
@@ -54,7 +56,7 @@ def list_settings() -> list[Setting]:
 
 
 def as_markdown(rows: list[Setting]) -> str:
-    """The page of deploy/."""
+    """Format the page of deploy/."""
     lines = [
         "# Settings",
         "",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.output import AsJson, console, say, wishes
+from workers.cli.output import AsJson, console, say, table, wishes
 from workers.cli.session import opened
+from workers.monitoring.formats import amount, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,26 +34,26 @@ def top(
     Without a terminal a line is written now and then. --json looks once.
     """
     from workers.broker.queue_depths import broker_of
-    from workers.monitoring.overview import Watch
+    from workers.monitoring.overview_reader import OverviewReader
 
     with opened() as services:
         settings = services.settings
         broker = broker_of(settings.broker_url.get_secret_value())
-        watch = Watch(services.database, broker, settings, budgets=services.budgets_left)
+        reader = OverviewReader(services.database, broker, settings, budgets=services.budgets_left)
         out = console()
         try:
             if once or wishes.json:
-                overview = watch.look()
+                overview = reader.read()
                 say(_document(overview), lambda shown: shown.print(_drawn(overview)))
             elif out.is_terminal:
-                _live(out, watch.look, every)
+                _live(out, reader.read, every)
             else:
-                for overview in _looks(watch.look, max(every, LINE_SECONDS)):
+                for overview in _looks(reader.read, max(every, LINE_SECONDS)):
                     out.print(plain_line(overview))
         except KeyboardInterrupt:
             pass
         finally:
-            watch.close()
+            reader.close()
 
 
 def _live(out: Console, look: Callable[[], Overview], every: float) -> None:
@@ -66,7 +67,7 @@ def _live(out: Console, look: Callable[[], Overview], every: float) -> None:
 def _looks(
     look: Callable[[], Overview], every: float, *, tell: Callable[[str], None] | None = None
 ) -> Iterator[Overview]:
-    """One look after the other. A database that is away is told, and asked again."""
+    """Yield one overview after the other. A database that is away is reported, and asked again."""
     from workers.errors import DatabaseFailed
 
     while True:
@@ -78,8 +79,8 @@ def _looks(
 
 
 def plain_line(overview: Overview) -> str:
-    """All of it in a line of text."""
-    from workers.monitoring.formats import amount, moment
+    """Format all of it in a line of text."""
+    from workers.monitoring.formats import moment
     from workers.monitoring.status import judge
 
     verdict = judge(overview, rejected=0)
@@ -98,55 +99,62 @@ def plain_line(overview: Overview) -> str:
 def _drawn(overview: Overview) -> Any:
     from rich.console import Group
 
-    from workers.cli.output import table
-    from workers.monitoring.formats import amount, duration, moment
+    from workers.monitoring.formats import moment
     from workers.monitoring.status import judge
 
-    verdict = judge(overview, rejected=0)
-    lines = [f"{moment(overview.now)}   {verdict.text}", *(f"  {reason.text}" for reason in verdict.reasons), ""]
-    queues = table(
-        ("queue", "waits ", "taken ", "oldest ", "served by ", "in/s ", "out/s ", "canary "),
-        [
-            (
-                _short(queue.name), _known(queue.depth), _known(queue.unacknowledged), _age(queue.oldest_seconds),
-                _known(queue.consumers), _rate(queue.rate_in), _rate(queue.rate_out), _age(queue.canary_seconds),
-            )
-            for queue in overview.queues
-        ],
-    )  # fmt: skip
-    workers = table(
-        ("worker", "pid ", "serves", "up ", "progress ", "lease ", "version", ""),
-        [
-            (
-                worker.seen.name, worker.seen.pid, " ".join(map(_short, worker.seen.queues)),
-                duration(overview.now - worker.seen.started_at), _since(worker.seen.progressed_at, overview.now),
-                worker.seen.lease or "", worker.seen.version, "silent" if worker.is_silent else "",
-            )
-            for worker in overview.workers
-        ],
-    )  # fmt: skip
-    runs = table(
-        ("repack", "state", "stage", "done ", "keys/s ", "left ", "held up by"),
-        [
-            (
-                run.environment, run.state.value, f"{run.stage.value} {run.level}",
-                f"{amount(run.seen)} of {amount(run.expected)}", _rate(run.rate), duration(run.seconds_left),
-                f"{run.block_side}: {run.block_cause}" if run.block_cause else "",
-            )
-            for run in overview.runs
-        ],
-    )  # fmt: skip
-    clock = table(
-        ("job", "last ", "drift ", "late "),
-        [
-            (one.job, _since(one.last_at, overview.now), _age(one.drift_seconds), _age(one.overdue_seconds))
-            for one in overview.schedules
-        ],
-    )
+    status = judge(overview, rejected=0)
+    lines = [f"{moment(overview.now)}   {status.text}", *(f"  {reason.text}" for reason in status.reasons), ""]
     locks = [f"locked: {lock.environment}, {lock.cause}, since {moment(lock.since)}" for lock in overview.locks]
     total = f"{amount(overview.rate or 0)} keys/s, {amount(overview.remaining)} keys left"
-    parts = [_text(lines), queues, "", workers, "", clock, "", _text([total])]
-    return Group(*parts, *([runs] if overview.runs else []), *([_text(locks)] if locks else []))
+    parts = [_text(lines), _queues(overview), "", _workers(overview), "", _clock(overview), "", _text([total])]
+    return Group(*parts, *([_runs(overview)] if overview.runs else []), *([_text(locks)] if locks else []))
+
+
+def _queues(overview: Overview) -> Any:
+    columns = ("queue", "waits ", "taken ", "oldest ", "served by ", "in/s ", "out/s ", "canary ")
+    rows = [
+        (
+            _short(queue.name), _known(queue.depth), _known(queue.unacknowledged), _age(queue.oldest_seconds),
+            _known(queue.consumers), _rate(queue.rate_in), _rate(queue.rate_out), _age(queue.canary_seconds),
+        )
+        for queue in overview.queues
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def _workers(overview: Overview) -> Any:
+    columns = ("worker", "pid ", "serves", "up ", "progress ", "lease ", "version", "")
+    rows = [
+        (
+            worker.seen.name, worker.seen.pid, " ".join(map(_short, worker.seen.queues)),
+            duration(overview.now - worker.seen.started_at), _since(worker.seen.progressed_at, overview.now),
+            worker.seen.lease or "", worker.seen.version, "silent" if worker.is_silent else "",
+        )
+        for worker in overview.workers
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def _runs(overview: Overview) -> Any:
+    columns = ("repack", "state", "stage", "done ", "keys/s ", "left ", "held up by")
+    rows = [
+        (
+            run.environment, run.state.value, f"{run.stage.value} {run.level}",
+            f"{amount(run.seen)} of {amount(run.expected)}", _rate(run.rate), duration(run.seconds_left),
+            f"{run.block_side}: {run.block_cause}" if run.block_cause else "",
+        )
+        for run in overview.runs
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def _clock(overview: Overview) -> Any:
+    columns = ("job", "last ", "drift ", "late ")
+    rows = [
+        (one.job, _since(one.last_at, overview.now), _age(one.drift_seconds), _age(one.overdue_seconds))
+        for one in overview.schedules
+    ]
+    return table(columns, rows)
 
 
 def _text(lines: list[str]) -> Any:

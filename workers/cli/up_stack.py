@@ -1,4 +1,4 @@
-"""The parts of `keyrepack up`: started in order, told where they run, stopped together."""
+"""The parts of `keyrepack up`: started in order, printed with their addresses, stopped together."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from workers.errors import NotConfigured
 from workers.store.schema import migrate
 
 AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL")
-"""AWS's own variables: whoever set one has a KMS already. Nothing else here reads the environment but the settings."""
+"""AWS's own variables: a user who set one has a KMS already. Nothing else here reads the environment but the settings.
+"""
 
 
 @contextmanager
 def standing(data_dir: Path, workers: int, *, dashboard: bool = False) -> Iterator[tuple[Supervisor, Group]]:
-    """Everything up and ready for the length of a block, and a text that says what runs where."""
+    """Keep everything up and ready for the length of a block, and yield a text that says what runs where."""
     folder = data_dir.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     given = _given()
@@ -73,7 +74,7 @@ def _open_dashboard(supervisor: Supervisor, servers: Servers, folder: Path) -> s
 
 
 def _given() -> dict[str, str]:
-    """What the environment says already: it wins."""
+    """Return what the environment says already: it wins."""
     settings = read_settings()
     return {
         name: os.environ[name]
@@ -108,7 +109,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _told(supervisor: Supervisor, servers: Servers, folder: Path, password: str | None) -> Group:
-    """What runs where, and how to talk to it from another terminal."""
+    """Describe what runs where, and how to talk to it from another terminal."""
     environment = servers.environment
     rows = [
         (name, supervisor.pid(name) or "", _address(name, environment), supervisor.log_file(name))
@@ -138,7 +139,7 @@ def _address(name: str, environment: Mapping[str, str]) -> str:
 
 
 def _public(url: str) -> str:
-    """A URL without its password (R10)."""
+    """Return a URL without its password (R10)."""
     scheme, slashes, rest = url.partition("://")
     return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 

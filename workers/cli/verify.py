@@ -65,7 +65,7 @@ def verify(
 
 
 def _judge(services: Services, environments: list[Environment]) -> None:
-    """Every invariant with its verdict, and what breaks it."""
+    """Check every invariant; print its result, and what breaks it."""
     from workers.integrity.invariants import check_invariants
 
     verdicts = check_invariants(services, environments)
@@ -150,7 +150,7 @@ def _certify_loss(reference: str, names: Path | None) -> None:
 
 
 def _certify_repack(reference: str) -> None:
-    from workers.monitoring.repack_report import find_any_repack
+    from workers.store.repacks import find_any_repack
 
     with opened() as services, services.database.read() as connection:
         found = find_any_repack(connection, reference)

@@ -18,7 +18,7 @@ from workers.crypto.rewrap import check_fingerprint, open_wrap
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.kms.port import encryption_context
 from workers.kms.registry import KmsRegistry
-from workers.runtime.event_loop import Loop
+from workers.runtime.event_loop import LoopThread
 from workers.store.database import Connection, Database
 from workers.store.keys import Link, Pair, StoredRootWrap, load_links, load_root_wraps
 
@@ -26,7 +26,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 LOOKS = 10
-"""How often one whose rows have changed looks again: a repack changes those of a key a handful of times."""
+"""How often an opening whose rows have changed reads them again: a repack changes those of a key a handful of times."""
 
 OPENING_FAILED = (KmsRefused, KmsUnreachable, WrapRefused)
 
@@ -35,7 +35,7 @@ OpenedVersions = dict[Pair, bytes | WrapRefused]
 
 
 @dataclass(frozen=True, slots=True)
-class ChainRows:
+class OpeningRows:
     """What a chain needs from the database, read in one snapshot."""
 
     links: Mapping[Pair, Link]
@@ -62,16 +62,16 @@ def open_as_stored(stored: S, look: Callable[[], S], open_: Callable[[S], T]) ->
     return open_(stored)
 
 
-class Chain:
+class KeyOpener:
     """Opens versions of one process's environments."""
 
     def __init__(
-        self, database: Database, kms: KmsRegistry, loop: Loop, cache: PlaintextCache[Pair], epochs: Epochs
+        self, database: Database, kms: KmsRegistry, loop: LoopThread, cache: PlaintextCache[Pair], epochs: Epochs
     ) -> None:
         self._database, self._kms, self._loop, self._cache, self._epochs = database, kms, loop, cache, epochs
 
     def open(self, environment: UUID, pairs: Iterable[Pair]) -> OpenedVersions:
-        """The material of these versions.
+        """Open these versions: each one's material, or why it does not open.
 
         A version whose own wrap, or an ancestor's, does not open comes back as the WrapRefused. Raises KmsRefused,
         KmsUnreachable (of the active main key's) where no live main key opens a root that is needed; EnvironmentLocked.
@@ -83,20 +83,20 @@ class Chain:
         if not missing:
             return opened
 
-        def look() -> ChainRows:
+        def look() -> OpeningRows:
             with self._database.snapshot() as connection:
                 return self.read_rows(connection, missing, epoch)
 
         return opened | open_as_stored(look(), look, lambda rows: self.open_rows(environment, epoch, rows, missing))
 
-    def read_rows(self, connection: Connection, pairs: Iterable[Pair], epoch: int) -> ChainRows:
+    def read_rows(self, connection: Connection, pairs: Iterable[Pair], epoch: int) -> OpeningRows:
         """Links up to the roots or to what is cached, and the roots' wraps."""
         links = load_links(connection, pairs)
         cached = self._cached(links, epoch)
         roots = [link.id for link in links.values() if link.parent is None and link.pair not in cached]
-        return ChainRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots), cached)
+        return OpeningRows(links, load_root_wraps(connection, KeyKind.WRAPPING, roots), cached)
 
-    def open_rows(self, environment: UUID, epoch: int, rows: ChainRows, wanted: Iterable[Pair]) -> OpenedVersions:
+    def open_rows(self, environment: UUID, epoch: int, rows: OpeningRows, wanted: Iterable[Pair]) -> OpenedVersions:
         """Open from rows that were read before, in `epoch`: no database is touched while a KMS is waited for."""
         known = {**self._cached(rows.links, epoch), **rows.cached}
         opened: OpenedVersions = {**known}
@@ -119,7 +119,7 @@ class Chain:
     async def open_root(
         self, environment: UUID, key: UUID, wraps: list[StoredRootWrap], born_with: bytes
     ) -> bytes | WrapRefused:
-        """A root's material through whichever live main key opens it, the active one first (R1)."""
+        """Open a root through whichever live main key opens it, the active one first (R1)."""
         failure: KmsRefused | KmsUnreachable | None = None
         refused = WrapRefused(reason=WrapReason.PARENT_MISSING, key=key)
         for wrap in wraps:
@@ -136,7 +136,7 @@ class Chain:
             raise failure
         return refused
 
-    async def _open_roots(self, environment: UUID, roots: list[Link], rows: ChainRows) -> OpenedVersions:
+    async def _open_roots(self, environment: UUID, roots: list[Link], rows: OpeningRows) -> OpenedVersions:
         materials = await asyncio.gather(
             *(
                 self.open_root(environment, link.key_id, rows.root_wraps.get(link.pair, []), link.fingerprint)
@@ -150,8 +150,8 @@ class Chain:
         return {pair: material for pair, material in found if material is not None}
 
 
-def _open_link(environment: UUID, link: Link, rows: ChainRows, opened: OpenedVersions) -> bytes | WrapRefused:
-    """One version from its parent's, which was opened before."""
+def _open_link(environment: UUID, link: Link, rows: OpeningRows, opened: OpenedVersions) -> bytes | WrapRefused:
+    """Open one version from its parent's, which was opened before."""
     assert link.parent_pair is not None
     parent = opened.get(link.parent_pair)
     if parent is None or link.wrapped is None:

@@ -46,7 +46,7 @@ class PlaintextCache(Generic[K]):
             return entry.environment, entry.epoch, entry.material
 
     def get(self, key: K, epoch: int) -> bytes | None:
-        """The material, if it was read in this very epoch and its time is not over."""
+        """Return the material, if it was read in this very epoch and its time is not over."""
         found = self.find(key)
         return found[2] if found is not None and found[1] == epoch else None
 

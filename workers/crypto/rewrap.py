@@ -1,7 +1,8 @@
 """One key, and one batch of keys: open under the old version, check, seal under the new one, check again.
 
 `rewrap_group` is what a deep repack spends its life in: it takes one-shot calls, no object a key, random bytes by the
-batch, and goes over the group once for each step, so that the time of a step can be told without a clock a key.
+batch, and goes over the group once for each step, so that the time of a step can be measured without reading the clock
+for each key.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from schemas.envelope import (
     split_wrap,
 )
 from schemas.errors import MalformedWrap
+from schemas.ranges import Group
 from workers.errors import WrapReason, WrapRefused
-from workers.store.data_key_pages import Group
 
 RandomBytes = Callable[[int], bytes]
 
@@ -44,7 +45,7 @@ def seal(
     parent: UUID,
     random: RandomBytes = os.urandom,
 ) -> bytes:
-    """A key's wrap under its parent, opened again and compared before it is returned (R6). 61 bytes."""
+    """Seal a key under its parent: return its wrap (61 bytes), opened again and compared before (R6)."""
     cipher = AESGCM(parent_material)
     bound = associated_data(environment, key, parent)
     nonce = random(NONCE_BYTES)
@@ -57,7 +58,9 @@ def seal(
 def open_wrap(
     parent_material: bytes, wrap: bytes, *, environment: UUID, key: UUID, parent: UUID, born_with: bytes
 ) -> bytes:
-    """A key's material, if its wrap opens here and it is still the key it was born as (R6). Raises WrapRefused."""
+    """Open a wrap: return the key's material, if it opens here and is still the key it was born as (R6). Raises
+    WrapRefused.
+    """
     try:
         nonce, sealed = split_wrap(wrap)
         material = AESGCM(parent_material).decrypt(nonce, sealed, associated_data(environment, key, parent))
@@ -69,14 +72,14 @@ def open_wrap(
 
 
 def check_fingerprint(material: bytes, *, environment: UUID, key: UUID, born_with: bytes) -> bytes:
-    """The same material, if it is what the key was born with. Raises WrapRefused."""
+    """Return the same material, if it is what the key was born with. Raises WrapRefused."""
     if not same_bytes(fingerprint(material, environment, key), born_with):
         raise WrapRefused(reason=WrapReason.WRONG_FINGERPRINT, key=key)
     return material
 
 
 def _lap_nothing(_phase: str) -> None:
-    """Nobody asks where the time goes."""
+    """Measure nothing: the default where no phase is timed."""
 
 
 @dataclass(slots=True)
@@ -98,10 +101,10 @@ def rewrap_group(
     random: RandomBytes = os.urandom,
     lap: Callable[[str], None] = _lap_nothing,
 ) -> Rewrapped:
-    """Every data key of a group, moved from its parent's version `old` to `new` (the two versions' material).
+    """Rewrap every data key of a group from its parent's version `old` to `new` (the two versions' material).
 
     A key that does not open, or opens to other material than it was born with, is in `refused`; the others go on.
-    `lap` is told when all are unwrapped, wrapped and verified.
+    `lap` is called when all are unwrapped, wrapped and verified.
     """
     done = Rewrapped([], [])
     bounds, materials = _unwrap(group, done, AESGCM(old).decrypt, environment, parent)
@@ -122,7 +125,7 @@ def rewrap_group(
 def _unwrap(
     group: Group, done: Rewrapped, unseal: Callable[..., bytes], environment: UUID, parent: UUID
 ) -> tuple[list[bytes], list[bytes]]:
-    """What each key's new wrap is bound to, and its material; `done` gets the rows, and what is refused."""
+    """Open each key: return what its new wrap is bound to, and its material; `done` gets rows and refusals."""
     bound_to, fingerprinted, parent_id = associated_prefix(environment), fingerprint_prefix(environment), parent.bytes
     digest, equal = hmac.digest, hmac.compare_digest
     bounds: list[bytes] = []
@@ -147,5 +150,5 @@ def _unwrap(
 
 
 def refuse_group(group: Group, reason: WrapReason) -> Rewrapped:
-    """A group whose parent's version cannot be opened: every key of it is set aside, none is skipped (R9)."""
+    """Refuse a group whose parent's version cannot be opened: every key of it is set aside, none is skipped (R9)."""
     return Rewrapped([], [], [(row, key_id, reason) for row, key_id in zip(group.ids, group.key_ids, strict=True)])

@@ -1,4 +1,4 @@
-"""What can be done here: to a repack, to an environment, to a dead letter. Each says who and why in the audit (R11)."""
+"""Acts of the dashboard: on a repack, an environment, a dead letter. Each says who and why in the audit (R11)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from workers.errors import NotFound
 from workers.events.receiving import discard_event, replay_event
 from workers.locks import locking
 from workers.repack import control
-from workers.repack.lifecycle import Request, start_repack
+from workers.repack.lifecycle import start_repack
+from workers.repack.starting import Request
 from workers.services import Services
 from workers.store.environments import Environment, find_environment, get_environment
 from workers.store.repacks import Repack, find_repack
@@ -32,7 +33,7 @@ NEEDS_WORKERS = frozenset({"resume", "retry", "replace", "replay"})
 customer's revocation, a pause or an abort must not wait for a broker."""
 
 
-class Replacement(WithReason):
+class ReplacementForm(WithReason):
     """A new main key for an environment."""
 
     main_key: str = Field(min_length=1, max_length=512, description="URI of the new main key, or managed:.")
@@ -44,7 +45,7 @@ class Replacement(WithReason):
     @field_validator("override", mode="before")
     @classmethod
     def _is_ticked(cls, value: object) -> object:
-        """A form's checkbox."""
+        """Read a form's checkbox."""
         return {"on": True, "": False}.get(value, value) if isinstance(value, str) else value
 
 
@@ -58,8 +59,8 @@ class Lock(WithReason):
 
 
 def require_broker(ask: Ask) -> None:
-    """Raise BrokerAway where nobody could be woken."""
-    broker = ask.site.glance.latest().overview.broker
+    """Raise BrokerAway if no worker could be woken."""
+    broker = ask.site.overview_cache.latest().overview.broker
     if not broker.answers:
         raise BrokerAway(broker.why)
 
@@ -127,7 +128,7 @@ def replay(ask: Ask) -> Document:
 
 
 def discard(ask: Ask) -> Document:
-    """Say that a dead letter needs nobody any more."""
+    """Record that a dead letter needs no attention any more."""
     row = _letter(ask)
     discard_event(ask.site.services, row, actor=ask.visitor.actor, reason=ask.form.reason)
     return {"id": row, "outcome": "discarded"}

@@ -1,4 +1,4 @@
-"""The web application: the table's rows as routes, the door, the streams, the API, static files."""
+"""The web application: the table's rows as routes, the sign-in, the streams, the API, static files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schemas.errors import KeyrepackError
 from workers.dashboard.api import api, openapi
 from workers.dashboard.auth.guard import visitor_of
 from workers.dashboard.auth.signing_in import CALLBACK, HOME, SigningIn
-from workers.dashboard.faults import Faults
+from workers.dashboard.faults import FaultHandler
 from workers.dashboard.headers import SecurityHeaders
 from workers.dashboard.live.streams import stream_of
 from workers.dashboard.refusals import SignInNeeded
@@ -50,11 +50,11 @@ class _Files(StaticFiles):
 
 
 def make_application(site: Site) -> Starlette:
-    """The application over a site. It starts looking when it starts, and closes nothing of the site's."""
+    """Make the application over a site. It begins to read when it starts, and closes nothing of the site's."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        site.glance.start()
+        site.overview_cache.start()
         reader = asyncio.create_task(site.live.run())
         try:
             yield
@@ -65,7 +65,7 @@ def make_application(site: Site) -> Starlette:
 
     return Starlette(
         routes=_routes(site),
-        middleware=[Middleware(SecurityHeaders, is_secure=site.is_secure), Middleware(Faults)],
+        middleware=[Middleware(SecurityHeaders, is_secure=site.is_secure), Middleware(FaultHandler)],
         exception_handlers={HTTPException: _not_there(site)},
         lifespan=lifespan,
     )
@@ -110,7 +110,7 @@ def _guarded(site: Site, endpoint: Endpoint) -> Endpoint:
 
 
 def _not_there(site: Site) -> Any:
-    """An address or a method that is not in the table. Who is not signed in does not learn which are."""
+    """Answer for an address or a method that is not in the table. A stranger does not learn which are."""
 
     async def answer(request: Request, error: HTTPException) -> Response:
         what = {404: "There is no such page.", 405: "That cannot be done here."}.get(

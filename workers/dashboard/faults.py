@@ -24,8 +24,8 @@ class Unexpected(KeyrepackError):
         super().__init__("The dashboard failed.", "It is a fault of the program.", "Look at its log; try again.")
 
 
-class Faults:
-    """Answers for whatever nobody else did."""
+class FaultHandler:
+    """Answers for an exception that no other handler took."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Headers on every answer: nothing but our own files runs, nobody frames us, nothing is kept."""
+"""Headers on every answer: nothing but our own files runs, no site frames ours, nothing is kept."""
 
 from __future__ import annotations
 

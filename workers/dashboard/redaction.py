@@ -1,4 +1,4 @@
-"""Takes what looks like a secret out of a text that a stranger wrote, before anybody sees it (R10)."""
+"""Removes what looks like a secret from a text that a stranger wrote, before it is shown (R10)."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ _SHAPED = re.compile(
 
 
 def redact(text: str) -> str:
-    """The same text without members of JSON that are named like secrets, and without what is shaped like one."""
+    """Remove from a text the members of JSON that are named like secrets, and what is shaped like one."""
     return _SHAPED.sub(HIDDEN, _NAMED.sub(rf'\1"{HIDDEN}"', text))

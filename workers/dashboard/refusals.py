@@ -1,4 +1,4 @@
-"""What the dashboard refuses by itself, and the HTTP status of everything that can go wrong."""
+"""Refusals of the dashboard itself, and the HTTP status of everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.errors import (
 
 
 class SignInNeeded(KeyrepackError):
-    """Nobody is signed in, or the session has ended."""
+    """No user is signed in, or the session has ended."""
 
     code = "sign_in_needed"
 
@@ -40,7 +40,7 @@ class MustChoose(KeyrepackError):
 
 
 class NotAllowed(KeyrepackError):
-    """The role of whoever asks is not enough."""
+    """The visitor's role is not enough."""
 
     code = "not_permitted"
 
@@ -89,7 +89,7 @@ class Malformed(KeyrepackError):
 
     @classmethod
     def of(cls, error: ValidationError) -> Malformed:
-        """The first thing that is wrong, by field; never the value."""
+        """Describe the first thing that is wrong, by field; never the value."""
         return cls("The request was not understood.", first_error(error), "Correct it and send it again.")
 
 
@@ -128,7 +128,7 @@ EVENT_STATUSES = {
 
 
 def status_of(error: KeyrepackError) -> int:
-    """The HTTP status; 422 for what was understood and refused."""
+    """Return the HTTP status; 422 for what was understood and refused."""
     if error.code == UNEXPECTED:
         return 500
     if isinstance(error, EventRejected):
@@ -137,5 +137,5 @@ def status_of(error: KeyrepackError) -> int:
 
 
 def as_json(error: KeyrepackError) -> dict[str, object]:
-    """The same document that a command prints with --json."""
+    """Return the same document that a command prints with --json."""
     return {"error": {"code": error.code, "what": error.what, "why": error.why, "remedy": error.remedy}}

@@ -1,4 +1,4 @@
-"""What a row of the table says: a view is read, an act is done.
+"""Rows of the table: a view is read, an act is done.
 
 A view's page is at its path, its JSON at the same below `/api`; a form posts an act to its path, a program below that.
 """
@@ -20,7 +20,7 @@ API = "/api"
 Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=PRINTABLE, description="Why; kept in the audit.")]
 
 
-class Nothing(BaseModel):
+class NoQuery(BaseModel):
     """No query."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,20 +53,20 @@ class View:
     name: str
     path: str
     title: str
-    read: Callable[[Ask], Document]  # the same for whoever asks: many who ask at once share it
-    query: type[BaseModel] = Nothing
+    read: Callable[[Ask], Document]  # the same for every visitor: many who ask at once share it
+    query: type[BaseModel] = NoQuery
     role: Role = Role.VIEWER
     section: str = ""  # of the menu; empty: its own name
     live: bool = False  # what is on its page follows what happens
 
     @property
     def template(self) -> str:
-        """Its page's file."""
+        """Return the file of its page."""
         return f"{self.name}.html"
 
     @property
     def is_in(self) -> str:
-        """The section of the menu that it belongs to."""
+        """Return the section of the menu that it belongs to."""
         return self.section or self.name
 
 

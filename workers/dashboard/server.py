@@ -31,7 +31,7 @@ def require_private(settings: Settings) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The socket it will answer on. Raises NotConfigured where it cannot be had."""
+    """Open the socket it will answer on. Raises NotConfigured if it cannot be had."""
     family = socket.AF_INET6 if ":" in settings.dashboard_host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,7 +48,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def address(settings: Settings, listening: socket.socket) -> str:
-    """Where a browser finds it."""
+    """Return the address at which a browser finds it."""
     if settings.dashboard_url is not None:
         return settings.dashboard_url
     host, port = listening.getsockname()[:2]
@@ -64,7 +64,7 @@ def serve(services: Services, listening: socket.socket, *, on_ready: Callable[[]
             log_config=None,  # ours
             access_log=False,  # addresses of pages hold names; who did what is in the audit
             server_header=False,
-            proxy_headers=False,  # nobody is believed to be a proxy: sign-in limits go by the address that connected
+            proxy_headers=False,  # no client is believed to be a proxy: sign-in limits go by the address that connected
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
             h11_max_incomplete_event_size=32 * 1024,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.dashboard import acts
 from workers.dashboard.auth.users import Role
-from workers.dashboard.routes import Act, Ask, Document, Nothing, View
+from workers.dashboard.routes import Act, Ask, Document, NoQuery, View
 from workers.dashboard.views.reads import audits, environments, main_keys, overview, repacks
 
 ENVIRONMENT, REPACK, LETTER = "/environments/{environment}", "/repacks/{repack}", "/queues/rejected/{letter}"
@@ -13,12 +13,14 @@ VIEWS: tuple[View, ...] = (
     View(name="overview", path="/overview", title="Overview", read=overview.overview, live=True),
     View(name="queues", path="/queues", title="Queues", read=overview.queues, query=overview.Letters, live=True),
     View(name="rejected", path=LETTER, title="Rejected event", read=overview.rejected, section="queues"),
-    View(name="repacks", path="/repacks", title="Repacks", read=repacks.repacks, query=repacks.Which, live=True),
+    View(name="repacks", path="/repacks", title="Repacks", read=repacks.repacks, query=repacks.RepackFilter, live=True),
     View(name="repack", path=REPACK, title="Repack", read=repacks.repack, section="repacks", live=True),
-    View(name="main-keys", path="/main-keys", title="Main keys", read=main_keys.main_keys, query=main_keys.Which),
+    View(
+        name="main-keys", path="/main-keys", title="Main keys", read=main_keys.main_keys, query=main_keys.MainKeyFilter,
+    ),
     View(
         name="environments", path="/environments", title="Environments", read=environments.environments,
-        query=environments.Which,
+        query=environments.EnvironmentFilter,
     ),
     View(
         name="environment", path=ENVIRONMENT, title="Environment", read=environments.environment,
@@ -26,7 +28,7 @@ VIEWS: tuple[View, ...] = (
     ),
     View(
         name="replace", path=f"{ENVIRONMENT}/replace", title="Replace the main key", read=environments.replace,
-        query=environments.Replacement, section="environments", role=Role.OPERATOR,
+        query=environments.ReplacementPreview, section="environments", role=Role.OPERATOR,
     ),
     View(name="workers", path="/workers", title="Workers", read=overview.workers, live=True),
     View(name="audit", path="/audit", title="Audit", read=audits.audit, query=audits.Search),
@@ -61,7 +63,7 @@ ACTS: tuple[Act, ...] = (
     ),
     Act(
         name="replace", path=f"{ENVIRONMENT}/replace", title="Replace the main key", run=acts.replace,
-        form=acts.Replacement, said=lambda document: f"A {document['mode']} repack has started.", back=_to_repack,
+        form=acts.ReplacementForm, said=lambda document: f"A {document['mode']} repack has started.", back=_to_repack,
     ),
     Act(
         name="lock", path=f"{ENVIRONMENT}/lock", title="Lock by the customer's word", run=acts.lock, form=acts.Lock,
@@ -81,7 +83,7 @@ ACTS: tuple[Act, ...] = (
         said=lambda document: f"Event {document['id']} was discarded.", back=lambda _ask, _document: "/queues",
     ),
     Act(
-        name="verify-audit", path="/audit/verify", title="Follow the audit chain", run=audits.check_chain, form=Nothing,
+        name="verify-audit", path="/audit/verify", title="Follow the audit chain", run=audits.check_chain, form=NoQuery,
         said=lambda document: "The audit chain is whole." if document["whole"] else "The audit chain is broken.",
         back=lambda _ask, _document: "/audit",
     ),

@@ -1,1 +1,1 @@
-"""What a laptop lacks, embedded: never for production."""
+"""Embedded parts that a laptop lacks: never for production."""

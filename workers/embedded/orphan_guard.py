@@ -35,22 +35,24 @@ class Guard:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # it outlives us by seconds: whoever reads our output must not wait for it
+            stderr=subprocess.DEVNULL,  # it outlives us by seconds: a reader of our output must not wait for it
             cwd="/",
             start_new_session=True,
         )
 
     @property
     def pid(self) -> int:
-        """The guard's own process."""
+        """Return the guard's own process."""
         return self._process.pid
 
     def watch(self, leader: int) -> None:
-        """From here the group of `leader` dies with this process. Raises BrokenPipeError if the guard was killed."""
+        """Have the group of `leader` die with this process from here on. Raises BrokenPipeError if the guard was
+        killed.
+        """
         self._say(f"+{leader}\n")
 
     def forget(self, leader: int) -> None:
-        """The group of `leader` is gone. Its number may be another's soon."""
+        """Forget the group of `leader`: it is gone. Its number may be another's soon."""
         with contextlib.suppress(BrokenPipeError):  # a guard that was killed remembers nothing
             self._say(f"-{leader}\n")
 
@@ -80,7 +82,7 @@ def signal_group(leader: int, number: int) -> None:
 
 
 def group_lives(leader: int) -> bool:
-    """Whether anything of the group is left. A zombie counts until it is reaped."""
+    """Return True if anything of the group is left. A zombie counts until it is reaped."""
     try:
         os.killpg(leader, 0)
     except ProcessLookupError:

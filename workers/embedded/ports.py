@@ -8,7 +8,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago. Another process may take it first: be ready to ask again."""
+    """Return a TCP port that was free a moment ago. Another process may take it first: be ready to ask again."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -16,7 +16,7 @@ def free_port() -> int:
 
 
 def is_open(port: int) -> bool:
-    """Whether something listens there."""
+    """Return True if something listens there."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((LOOPBACK, port)) == 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
+
+from redis import Redis
+from redis.exceptions import RedisError
 
 from schemas.errors import KeyrepackError
 from workers.embedded.ports import LOOPBACK, free_port
@@ -44,7 +46,7 @@ class RedisServer:
 
 
 def find_redis() -> Path:
-    """The server's program. Raises NotConfigured."""
+    """Find the server's program. Raises NotConfigured."""
     for name in NAMES:
         if found := shutil.which(name):
             return Path(found)
@@ -72,7 +74,7 @@ def start_redis(
         argv = [str(program), str(_write_configuration(data_dir, name, chosen, password))]
         supervisor.start(Child(name=name, argv=argv, cwd=data_dir))
         try:
-            _wait_until_it_answers(supervisor, server, password)
+            _wait_until_it_answers(supervisor, server)
         except ServerDidNotStart:
             supervisor.stop_child(name)
             if port is not None or attempt == TRIES:
@@ -84,7 +86,7 @@ def start_redis(
 
 @contextmanager
 def running_redis(data_dir: Path, *, password: str | None = None) -> Iterator[RedisServer]:
-    """A Redis for the length of a block, logging into `data_dir`."""
+    """Run a Redis for the length of a block, logging into `data_dir`."""
     with Supervisor(data_dir) as supervisor:
         yield start_redis(supervisor, data_dir, password=password)
 
@@ -107,12 +109,12 @@ def _write_configuration(data_dir: Path, name: str, port: int, password: str | N
     return path
 
 
-def _wait_until_it_answers(supervisor: Supervisor, server: RedisServer, password: str | None) -> None:
+def _wait_until_it_answers(supervisor: Supervisor, server: RedisServer) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if supervisor.pid(server.name) is None:  # another's server may hold the port: its answer says nothing
             break
-        if _answers(server.port, password):
+        if _answers(server.url):
             return
         time.sleep(0.02)
     raise ServerDidNotStart(
@@ -120,29 +122,11 @@ def _wait_until_it_answers(supervisor: Supervisor, server: RedisServer, password
     )
 
 
-def _answers(port: int, password: str | None) -> bool:
-    """PING in Redis's own words: no client is needed to know that it is up."""
-    words = [["AUTH", password]] if password else []
-    request = b"".join(_command(*parts) for parts in [*words, ["PING"]])
+def _answers(url: str) -> bool:
+    client = Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0)
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1.0) as connection:
-            connection.sendall(request)
-            return _read(connection).endswith(b"+PONG\r\n")
-    except OSError:
+        return bool(client.ping())
+    except (RedisError, OSError):
         return False
-
-
-def _command(*parts: str) -> bytes:
-    body = "".join(f"${len(part.encode())}\r\n{part}\r\n" for part in parts)
-    return f"*{len(parts)}\r\n{body}".encode()
-
-
-def _read(connection: socket.socket) -> bytes:
-    """All it says until PONG or an error."""
-    answer = b""
-    while not answer.endswith(b"+PONG\r\n") and not answer.startswith(b"-"):
-        chunk = connection.recv(4096)
-        if not chunk:
-            break
-        answer += chunk
-    return answer
+    finally:
+        client.close()

@@ -30,7 +30,7 @@ READY_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 
 WHOLE_LOG = 100_000
-"""Lines of a worker's log that are looked through: it may have begun to work before anybody looks."""
+"""Lines of a worker's log that are searched: it may have begun to work before the search."""
 
 STOP_SECONDS = 8.0
 """A worker that is asked to stop finishes its batch, not its slice; then it is killed, which costs nothing (R4)."""
@@ -68,7 +68,7 @@ def start_servers(
     if broker:
         environment["KEYREPACK_BROKER_URL"] = start_redis(supervisor, folder / "redis").url
         if "KEYREPACK_EVENT_SOURCES_FILE" not in environment:
-            # A broker of our own, on loopback, for a trial: whoever reaches it is believed.
+            # A broker of our own, on loopback, for a trial: anyone who reaches it is believed.
             environment.setdefault("KEYREPACK_ALLOW_UNSIGNED_EVENTS", "true")
     key_file = Path(environment["KEYREPACK_MANAGED_KEY_FILE"])
     if not key_file.exists():
@@ -99,7 +99,7 @@ def start_dashboard(supervisor: Supervisor, servers: Servers) -> None:
 
 
 def _dashboard_port() -> int:
-    """The usual one where it is free: a bookmark goes on holding."""
+    """Return the usual port if it is free: a bookmark goes on holding."""
     usual = int(Settings.model_fields["dashboard_port"].default)
     return usual if not is_open(usual) else free_port()
 
@@ -138,7 +138,7 @@ def _wait(supervisor: Supervisor, name: str, answers: Callable[[], bool]) -> Non
 
 
 def _start_simulator(supervisor: Supervisor) -> SimulatorClient:
-    """On a port that it keeps when it is started again; its keys live as long as its process."""
+    """Start the simulator on a port that it keeps when it is started again; its keys live as long as its process."""
     port = free_port()
     argv = [*_program("workers.embedded.simulator"), "--port", str(port)]
     supervisor.start(Child(name=SIMULATOR, argv=argv, stop_seconds=STOP_SECONDS))
@@ -150,6 +150,6 @@ def _program(module: str) -> list[str]:
 
 
 def _without_proxy() -> str:
-    """Calls to the simulator never leave this machine, whatever proxy the environment names."""
+    """Keep calls to the simulator on this machine, whatever proxy the environment names."""
     named = [host for host in os.environ.get("NO_PROXY", "").split(",") if host]
     return ",".join(dict.fromkeys([*named, LOOPBACK, "localhost"]))

@@ -32,7 +32,7 @@ STEADY_SECONDS = 30.0
 """A child that lived this long has recovered: its back-off starts anew."""
 
 POLL_SECONDS = 0.05
-"""How often exits are looked for."""
+"""How often exits are polled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Exit:
 
     @property
     def reason(self) -> str:
-        """Such as "killed by SIGKILL" or "exited with status 1"."""
+        """Return a reason such as "killed by SIGKILL" or "exited with status 1"."""
         if self.status >= 0:
             return f"exited with status {self.status}"
         return f"killed by {signal.Signals(-self.status).name}"
@@ -143,7 +143,7 @@ class Supervisor:
             return run.process.pid
 
     def pid(self, name: str) -> int | None:
-        """The pid of a child, None while it is down. Raises NotFound."""
+        """Return the pid of a child, None while it is down. Raises NotFound."""
         process = self._run(name).process
         return process.pid if process else None
 
@@ -153,11 +153,11 @@ class Supervisor:
             return [name for name, run in self._runs.items() if run.lives]
 
     def log_file(self, name: str) -> Path:
-        """Where a child's output goes."""
+        """Return the file that a child's output goes to."""
         return self._log_file(self._run(name).child)
 
     def tail(self, name: str, lines: int = 20) -> str:
-        """The last lines of a child's output: what to show when it has died."""
+        """Return the last lines of a child's output: what to show when it has died."""
         with contextlib.suppress(FileNotFoundError):
             return "\n".join(self.log_file(name).read_text(errors="replace").splitlines()[-lines:])
         return ""
@@ -230,7 +230,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _uninterrupted(self) -> Iterator[None]:
-        """Hold a signal back for as long as a child exists that nobody knows of: it would be left behind."""
+        """Hold a signal back for as long as a child exists that is not recorded yet: it would be left behind."""
         self._starting = threading.current_thread() is threading.main_thread()
         try:
             yield

@@ -1,12 +1,13 @@
-"""Who may say what: the sources of events, their keys, and what each is allowed. Closed when not configured.
+"""Sources of events: their keys, and what each may say. Closed when not configured.
 
 The file (setting `event_sources_file`, JSON or TOML by its name)::
 
     {"sources": [{"source": "/console", "keys": ["whpk_…"], "workspaces": ["acme"], "types": ["main_key.revoked"]},
                  {"source": "aws.kms", "trusted": true, "workspaces": ["*"], "types": ["main_key.changed"]}]}
 
-Several keys: one is being rotated. `trusted`: its events need no signature; whoever reaches the broker is believed to
-be it. The file is read again when it changes; one that cannot be read leaves the former table in force, and is logged.
+Several keys: one is being rotated. `trusted`: its events need no signature; anyone who reaches the broker is believed
+to be it. The file is read again when it changes; one that cannot be read leaves the former table in force, and is
+logged.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Source(BaseModel):
         return self
 
     def may(self, kind: str, workspaces: Iterable[str]) -> bool:
-        """Whether it may say `kind` of something that is in all these workspaces; none: of something that is not."""
+        """Return True if it may say `kind` of something that is in all these workspaces; none: of something that is not
+        there.
+        """
         named = set(workspaces)
         return kind in self.types and (ANY in self.workspaces or (bool(named) and named <= self.workspaces))
 
@@ -126,11 +129,13 @@ class Sources:
 
     @classmethod
     def of(cls, settings: Settings) -> Sources:
-        """The sources that these settings name."""
+        """Return the sources that these settings name."""
         return cls(settings.event_sources_file, allow_unsigned=settings.allow_unsigned_events)
 
     def verify(self, event: Event, body: bytes, headers: Mapping[str, object]) -> Sender:
-        """Who said this. Raises EventRejected: unknown_source, unsigned, bad_signature; NotConfigured: no table yet."""
+        """Verify who said an event. Raises EventRejected: unknown_source, unsigned, bad_signature; NotConfigured: no
+        table yet.
+        """
         if self._open:
             everything = Source(source=event.source, workspaces={ANY}, types=set(INBOUND), trusted=True)
             return Sender(source=everything, signed_at=None)
@@ -150,7 +155,7 @@ class Sources:
         return Sender(source=source, signed_at=signed.timestamp)
 
     def table(self) -> Mapping[str, Source]:
-        """The sources by name, as the file says now. Raises NotConfigured where it could never be read."""
+        """Return the sources by name, as the file says now. Raises NotConfigured if it could never be read."""
         if self._path is None:
             return {}
         with self._lock:
@@ -170,7 +175,7 @@ class Sources:
 
 
 def read_sources(path: Path) -> dict[str, Source]:
-    """The sources in a file, by name. Raises NotConfigured, which says what is wrong and where."""
+    """Read the sources in a file, by name. Raises NotConfigured, which says what is wrong and where."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES)
@@ -199,7 +204,7 @@ def _stamp(path: Path) -> _Stamp | None:
 
 
 def _require_signature(source: Source, event: Event, body: bytes, signed: Signed) -> None:
-    """Any of its signatures by any of the source's keys; Ed25519's verification takes the same time for all."""
+    """Require a signature by any of the source's keys; Ed25519's verification takes the same time for all."""
     if signed.id != event.id:
         raise EventRejected("bad_signature", "Its header webhook-id is not its id.", "Sign it under its own id.")
     content = signed_content(signed.id, signed.timestamp, body)

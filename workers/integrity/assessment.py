@@ -1,7 +1,8 @@
-"""What a restored database holds that is gone or older than a witness says. Looks, and changes nothing.
+"""Assesses a restored database: what is gone or older than a journal says. Read-only.
 
 Every live main key is asked, every version of every wrapping key is opened, and data keys are judged by the version
-they hang from: a restore loses rows together, so what opens their parent opens them. `keyrepack verify` opens each.
+they are wrapped under: a restore loses rows together, so what opens their parent opens them. `keyrepack verify` opens
+each.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from enum import StrEnum
 from uuid import UUID
 
 from schemas.keys import KeyKind, MainKeyUri, TopState
+from schemas.ranges import END
 from schemas.states import LockCause, Mode, RepackState
 from workers.errors import Cause, KmsRefused, WrapReason, WrapRefused
-from workers.integrity.journal import Deposition, Move
-from workers.locks.locking import why_refused
+from workers.integrity.journal import EnvironmentHistory, Move
+from workers.locks.restriction import why_refused
 from workers.services import Services
-from workers.store.data_key_pages import END
 from workers.store.environments import Environment, TopVersion
 from workers.store.hierarchy_queries import count_draining, count_stale, deepest_level
 from workers.store.keys import Link, Pair
@@ -77,35 +78,35 @@ class Survey:
     environment: Environment
     tops: list[WrappedBy]  # the active one first
     looks: dict[int, Cause | None] = field(default_factory=dict)  # by top version: why its main key refuses
-    missed: list[Move] = field(default_factory=list)  # closed moves that the witness knows of and the database does not
+    missed: list[Move] = field(default_factory=list)  # closed moves that the journal knows of and the database does not
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unopened: Counter[str] = field(default_factory=Counter)  # by reason
 
     @property
     def in_force(self) -> str:
-        """The main key in force, as the database has it."""
+        """Return the main key in force, as the database has it."""
         return self.tops[0].main_key
 
     @property
     def is_silent(self) -> bool:
-        """Whether some KMS gave no answer: nothing follows from that, and this survey is not whole."""
+        """Return True if a KMS gave no answer: nothing follows from that, and this assessment is not whole."""
         return any(cause in NO_ANSWER for cause in self.looks.values())
 
     @property
     def is_shut(self) -> bool:
-        """Whether every main key in force refuses."""
+        """Return True if every main key in force refuses."""
         return all(self.looks[top.version] is not None for top in self.tops if top.is_live)
 
 
 def survey(
     services: Services,
     environment: Environment,
-    told: Deposition,
+    told: EnvironmentHistory,
     *,
     name: Callable[[Unopened], None] = lambda _: None,
 ) -> Survey:
-    """Look at one environment. `name` is given every key that does not open, one at a time."""
+    """Assess one environment. `name` is given every key that does not open, one at a time."""
     with services.database.snapshot() as connection:
         found = Survey(environment=environment, tops=orphans.wrapped_by(connection, environment.id))
         samples = {top.version: sample_wrap(connection, environment.id, top.version) for top in found.tops}
@@ -133,7 +134,7 @@ def _names(found: Survey) -> set[str]:
 # The customer's word --------------------------------------------------------------------------------------------------
 
 
-def _look_at_words(services: Services, found: Survey, told: Deposition) -> None:
+def _look_at_words(services: Services, found: Survey, told: EnvironmentHistory) -> None:
     environment = found.environment
     if told.lock == LockCause.REVOKED and environment.lock_cause != LockCause.REVOKED:
         found.steps.append(Step(need=Need.REVOKE, why="The customer has revoked it since the backup was taken."))
@@ -176,7 +177,7 @@ def _look_at_keys(services: Services, found: Survey, repack: Repack | None, name
 
 
 def _repack(services: Services, found: Survey) -> Step | None:
-    """The repack that brings the keys to where the witness says they were; None where they are there."""
+    """Return the repack that brings the keys to where the journal says they were; None if they are there."""
     retired = [top for top in found.tops if not top.is_live]
     revived = tuple(top.version for top in retired if found.looks[top.version] is None)
     if len(revived) < len(retired):
@@ -196,7 +197,7 @@ def _repack(services: Services, found: Survey) -> Step | None:
 
 
 def _older_than_told(services: Services, environment: Environment) -> str | None:
-    """Why the keys' tables are older than what the last deep repack recorded of itself; None where they are not."""
+    """Say why the keys' tables are older than what the last deep repack recorded of itself; None if they are not."""
     with services.database.read() as connection:
         past = [one for one in list_repacks(connection, environment=environment.id) if one.mode == Mode.DEEP]
         if not past or past[0].state != RepackState.FINISHED:
@@ -209,7 +210,7 @@ def _older_than_told(services: Services, environment: Environment) -> str | None
 
 
 def _unopened(services: Services, found: Survey) -> Iterator[Unopened]:
-    """Every key that nothing in this database opens, from the top down."""
+    """Yield every key that nothing in this database opens, from the top down."""
     refused = [top for top in found.tops if top.roots and found.looks[top.version] is not None]
     if refused and not any(top.roots and found.looks[top.version] is None for top in found.tops):
         yield from _every_key(services, found.environment, f"main_key_{found.looks[refused[0].version]}")
@@ -232,20 +233,20 @@ def _unopened(services: Services, found: Survey) -> Iterator[Unopened]:
 
 
 def _every_key(services: Services, environment: Environment, reason: str) -> Iterator[Unopened]:
-    """Without a call to the KMS: it has said no."""
+    """Yield every key, without a call to the KMS: it has said no."""
     with services.database.snapshot() as connection:
         for key in every_key(connection, environment.id):
             yield Unopened(key_id=key.key_id, kind=key.kind, level=key.level, version=key.version, reason=reason)
 
 
 def _unopened_roots(services: Services, found: Survey) -> Iterator[Unopened]:
-    """Data keys at the top: each has its wrap by a main key that answers, or none does."""
+    """Yield data keys at the top that no answering main key opens."""
     after, environment = 0, found.environment
     while True:
         with services.database.read() as connection:
             roots = root_page(connection, environment.id, KeyKind.DATA, after=after, upto=END, limit=KEYS_IN_PAGE)
         for root in roots:
-            opening = services.chain.open_root(
+            opening = services.key_opener.open_root(
                 environment.environment_id, root.key_id, list(root.wraps), root.fingerprint
             )
             material: bytes | WrapRefused | KmsRefused
@@ -278,7 +279,7 @@ def _open(
 ) -> Iterator[tuple[Link, bytes | WrapRefused | KmsRefused]]:
     """Open versions together; where a main key refuses one of them, each by itself: the others may open."""
     try:
-        opened = services.chain.open(environment.environment_id, [link.pair for link in links])
+        opened = services.key_opener.open(environment.environment_id, [link.pair for link in links])
     except KmsRefused as error:
         if len(links) == 1:
             yield links[0], error

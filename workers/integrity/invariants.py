@@ -1,7 +1,7 @@
-"""What must hold of any database that keyrepack worked on, whatever happened on the way; each with how it is checked.
+"""Invariants: what must hold of any database that keyrepack worked on, each with how it is checked.
 
-Reads the record and the audit, changes nothing, and may run beside workers: each look is one snapshot. What it takes of
-memory does not grow with the number of keys.
+Reads the record and the audit, changes nothing, and may run beside workers: each check is one snapshot. What it takes
+of memory does not grow with the number of keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Breaches = Iterator[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class InvariantResult:
     """Whether an invariant held, and the first breaches of it."""
 
     invariant: str
@@ -48,10 +48,10 @@ class Invariant:
     of_environment: Callable[[Services, Environment], Breaches] | None = None
     of_all: Callable[[Services], Breaches] | None = None
 
-    def judge(self, services: Services, environments: Sequence[Environment]) -> Verdict:
-        """Look at all of it, or until enough is named."""
+    def judge(self, services: Services, environments: Sequence[Environment]) -> InvariantResult:
+        """Check all of it, or until enough is named."""
         found = list(islice(self._breaches(services, environments), NAMED))
-        return Verdict(invariant=self.name, sentence=self.sentence, held=not found, breaches=found)
+        return InvariantResult(invariant=self.name, sentence=self.sentence, held=not found, breaches=found)
 
     def _breaches(self, services: Services, environments: Sequence[Environment]) -> Breaches:
         if self.of_all is not None:
@@ -62,7 +62,7 @@ class Invariant:
                     yield f"{environment}: {breach}"
 
 
-def check_invariants(services: Services, environments: Sequence[Environment]) -> list[Verdict]:
+def check_invariants(services: Services, environments: Sequence[Environment]) -> list[InvariantResult]:
     """Judge every invariant. Raises KmsRefused, KmsUnreachable where a main key that is needed does not answer."""
     return [invariant.judge(services, environments) for invariant in INVARIANTS]
 
@@ -126,29 +126,20 @@ def _tops_back(connection: Connection, environment: Environment) -> Breaches:
 
 
 def _uneven(services: Services, environment: Environment) -> Breaches:
-    """R9: seen = rewrapped + already current + quarantined, in shards, their checkpoints and what was told."""
+    """R9: seen = rewrapped + already current + quarantined, in shards, their checkpoints and what was recorded."""
     with services.database.snapshot() as connection:
         for row in invariants.uneven_shards(connection, environment.id):
             yield f"shard {row['shard']} saw {row['seen']}, accounts for {row['accounted']}, wrote {row['written']}"
         for row in invariants.newest_walks(connection, environment.id):
             if row["state"] == "done" and row["seen"] < row["expected"]:
                 yield f"shard {row['id']} ended with {row['seen']} keys of the {row['expected']} it was planned for"
-        yield from _told_otherwise(connection, environment)
+        yield from _recorded_otherwise(connection, environment)
 
 
-def _told_otherwise(connection: Connection, environment: Environment) -> Breaches:
-    """What each repack was last told to have done and to be, against its shards and its state."""
+def _recorded_otherwise(connection: Connection, environment: Environment) -> Breaches:
+    """Compare what each repack was last recorded to have done and to be with its shards and its state."""
     rows = {str(row["repack_id"]): row for row in invariants.list_states(connection, environment.id)}
-    states: dict[str, str] = {}
-    finished: dict[str, dict[str, Any]] = {}
-    for record in _records_of(connection, environment, "repack."):
-        facts = _facts(record)
-        if "to" in facts:
-            states[str(record.repack_id)] = facts["to"]
-        elif record.action == "repack.started":
-            states[str(record.repack_id)] = RepackState.MOVING
-        if "rewrapped" in facts:
-            finished[str(record.repack_id)] = facts
+    states, finished = _recorded(connection, environment)
     for repack, row in rows.items():
         if states.get(repack) != row["state"]:
             yield f"repack {repack} is {row['state']}, and the audit says {states.get(repack, 'nothing')}"
@@ -160,6 +151,21 @@ def _told_otherwise(connection: Connection, environment: Environment) -> Breache
         for name in ("seen", "rewrapped", "already_current", "minted", "shredded"):
             if facts[name] != getattr(sums, name) and rows[repack]["state"] == facts["to"]:
                 yield f"repack {repack} was told as {facts[name]} {name}, and its shards have {getattr(sums, name)}"
+
+
+def _recorded(connection: Connection, environment: Environment) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Read off the audit, by repack: the state it was last recorded in, and the facts of its end."""
+    states: dict[str, str] = {}
+    finished: dict[str, dict[str, Any]] = {}
+    for record in _records_of(connection, environment, "repack."):
+        facts = _facts(record)
+        if "to" in facts:
+            states[str(record.repack_id)] = facts["to"]
+        elif record.action == "repack.started":
+            states[str(record.repack_id)] = RepackState.MOVING
+        if "rewrapped" in facts:
+            finished[str(record.repack_id)] = facts
+    return states, finished
 
 
 # Fences ---------------------------------------------------------------------------------------------------------------
@@ -176,7 +182,7 @@ def _rewrapped_under_lock(services: Services, environment: Environment) -> Breac
 
 
 def _locks(connection: Connection, environment: Environment) -> Iterator[tuple[AuditRecord, AuditRecord | None]]:
-    """Each lock with the record that took it back; a lock for another cause goes on."""
+    """Yield each lock with the record that took it back; a lock for another cause goes on."""
     since: AuditRecord | None = None
     for record in _records_of(connection, environment, "environment."):
         if record.action in LOCKED:
@@ -189,13 +195,13 @@ def _locks(connection: Connection, environment: Environment) -> Iterator[tuple[A
 
 
 def _stale_leases(services: Services, environment: Environment) -> Breaches:
-    """R4: whoever committed held the lease."""
+    """R4: the worker that committed held the lease."""
     with services.database.snapshot() as connection:
         for row in invariants.committed_late(connection, environment.id):
             yield f"shard {row['shard']}: a batch was committed under token {row['token']}, which had ended"
 
 
-# What was told --------------------------------------------------------------------------------------------------------
+# What was recorded ---------------------------------------------------------------------------------------------------
 
 
 def _broken_chain(services: Services) -> Breaches:
@@ -240,7 +246,7 @@ def _canonical(facts: dict[str, Any]) -> str:
 
 
 def _stale_at_the_end(services: Services, environment: Environment) -> Breaches:
-    """Of a newest repack that has finished: nothing hangs from what it replaced, and nothing of that is left."""
+    """Check a newest repack that has finished: nothing is wrapped under what it replaced, nothing of that is left."""
     with services.database.snapshot() as connection:
         for row in invariants.unfinished_shards(connection, environment.id):
             yield f"shard {row['shard']} of repack {row['repack_id']} can still be walked"
@@ -259,7 +265,7 @@ def _stale_at_the_end(services: Services, environment: Environment) -> Breaches:
 
 
 def _records_of(connection: Connection, environment: Environment, action: str) -> Iterator[AuditRecord]:
-    """The environment's audit records whose action begins so."""
+    """Yield the environment's audit records whose action begins so."""
     for record in records(connection, environment_id=environment.environment_id):
         if record.action.startswith(action):
             yield record

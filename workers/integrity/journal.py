@@ -1,4 +1,4 @@
-"""What happened, by a witness outside the database: an exported audit, certificates, events that were published.
+"""A journal outside the database of what happened: an exported audit, certificates, events that were published.
 
 A restored database knows only what was true when its backup was taken, and its audit is as old as the rest. So what
 came after is read from files that were kept elsewhere, one JSON document or one a line, in any mixture:
@@ -7,7 +7,7 @@ came after is read from files that were kept elsewhere, one JSON document or one
 - certificates as `keyrepack certificate --json` prints them;
 - this system's events as it published them.
 
-A witness is never obeyed blindly: it names a main key, which is probed like any other (R7).
+A journal is never obeyed blindly: it names a main key, which is probed like any other (R7).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from uuid import UUID
 
 from schemas.envelope import same_bytes
 from schemas.states import Mode
-from workers.errors import WitnessBroken
+from workers.errors import JournalBroken
 from workers.store.audit import AuditRecord
 
 MOVE_CLOSED, STARTED, ABORTED = "repack.move_closed", "repack.started", "repack.aborted"
@@ -33,7 +33,7 @@ HEARD = {MOVE_CLOSED, STARTED, ABORTED, *LOCKED, UNLOCKED, DELETED, RECONCILED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """One thing that a witness says happened."""
+    """One thing that a journal says happened."""
 
     at: float
     action: str
@@ -55,17 +55,17 @@ class Move:
 
 
 @dataclass(slots=True, kw_only=True)
-class Deposition:
+class EnvironmentHistory:
     """What is said of one environment: moves that closed, oldest first; how it was left."""
 
     closed: list[Move] = field(default_factory=list)
     made_up_for: dict[UUID, set[UUID]] = field(default_factory=dict)  # by the repack that does, after a restore
     lock: str | None = None
     deleted: set[str] = field(default_factory=set)  # uploaded main keys, by the customer's word
-    under_way: str | None = None  # the main key that a repack was moving to when the witness last heard of it
+    under_way: str | None = None  # the main key that a repack was moving to when the journal last spoke of it
 
     def missed_by(self, known: Set[UUID]) -> list[Move]:
-        """The closed moves that are lost to whoever knows these repacks, oldest first.
+        """List the closed moves that a database which knows these repacks has lost, oldest first.
 
         Not those that a repack makes up for, and none that was before a later replacement that is known.
         """
@@ -75,28 +75,28 @@ class Deposition:
         return [move for move in self.closed if move.repack_id not in gone and move.since > last]
 
 
-class Witness:
+class Journal:
     """Statements of every source, by environment, in the order in which things happened."""
 
     def __init__(self, statements: Iterable[Statement], records: Mapping[int, bytes]) -> None:
-        """`records`: the hash of each audit record that is known, by its number."""
+        """Hold statements; `records`: the hash of each audit record that is known, by its number."""
         self.records = records
-        self._by_environment: dict[UUID, Deposition] = {}
+        self._by_environment: dict[UUID, EnvironmentHistory] = {}
         for statement in sorted(statements, key=lambda statement: statement.at):
-            _take_in(self._by_environment.setdefault(statement.environment_id, Deposition()), statement)
+            _take_in(self._by_environment.setdefault(statement.environment_id, EnvironmentHistory()), statement)
 
     @property
     def head(self) -> tuple[int, bytes] | None:
-        """The newest audit record that is known."""
+        """Return the newest audit record that is known."""
         return max(self.records.items()) if self.records else None
 
-    def of(self, environment_id: UUID) -> Deposition:
-        """What is said of an environment."""
-        return self._by_environment.get(environment_id, Deposition())
+    def of(self, environment_id: UUID) -> EnvironmentHistory:
+        """Return what is recorded of an environment."""
+        return self._by_environment.get(environment_id, EnvironmentHistory())
 
 
-def call_witness(own: Iterable[AuditRecord], files: Iterable[Path]) -> Witness:
-    """The database's own audit, and whatever files say beyond it. Raises WitnessBroken, OSError."""
+def read_journal(own: Iterable[AuditRecord], files: Iterable[Path]) -> Journal:
+    """Read the database's own audit, and whatever files say beyond it. Raises JournalBroken, OSError."""
     statements = [_of_record(record) for record in own if _is_heard(record)]
     records: dict[int, bytes] = {}
     for file in files:
@@ -105,12 +105,12 @@ def call_witness(own: Iterable[AuditRecord], files: Iterable[Path]) -> Witness:
                 statements += _read(document, records)
             except (KeyError, TypeError, ValueError) as error:
                 why = str(error) if isinstance(error, _NotSo) else "it is no record, certificate or event of ours"
-                raise WitnessBroken(file=str(file), line=line, why=why) from error
-    return Witness(statements, records)
+                raise JournalBroken(file=str(file), line=line, why=why) from error
+    return Journal(statements, records)
 
 
-def lineage(own: Iterable[AuditRecord], witness: Witness) -> str:
-    """How a database's own audit stands to the records of a witness, in a sentence."""
+def lineage(own: Iterable[AuditRecord], witness: Journal) -> str:
+    """Say in a sentence how a database's own audit stands to the records of a journal."""
     if witness.head is None:
         return "No record of an exported audit was given: what the backup lost is not known from the chain."
     last = 0
@@ -124,7 +124,7 @@ def lineage(own: Iterable[AuditRecord], witness: Witness) -> str:
 
 
 def export_record(record: AuditRecord) -> dict[str, Any]:
-    """A record as JSON values, whole: its hash can be computed anew from them."""
+    """Return a record as JSON values, whole: its hash can be computed anew from them."""
     return {
         "seq": record.seq,
         "at": record.at,
@@ -143,7 +143,7 @@ class _NotSo(ValueError):
 
 
 def _documents(file: Path) -> Iterator[tuple[int, Any]]:
-    """Each document with the line it is on; a file that is one document may have it on many lines."""
+    """Yield each document with the line it is on; a file that is one document may have it on many lines."""
     text = file.read_text()
     try:
         yield 1, json.loads(text)
@@ -156,7 +156,7 @@ def _documents(file: Path) -> Iterator[tuple[int, Any]]:
         try:
             document = json.loads(line)
         except ValueError as error:
-            raise WitnessBroken(file=str(file), line=number, why="it is not JSON") from error
+            raise JournalBroken(file=str(file), line=number, why="it is not JSON") from error
         yield number, document
 
 
@@ -192,7 +192,9 @@ def _record(document: Mapping[str, Any]) -> AuditRecord:
 
 
 def _is_heard(record: AuditRecord) -> bool:
-    """Whether it says something of what this module asks about: the rest of a long audit is not kept in memory."""
+    """Return True if a record says something that this module asks about: the rest of a long audit is not kept in
+    memory.
+    """
     return record.environment_id is not None and record.action in HEARD
 
 
@@ -228,8 +230,8 @@ def _of_certificate(document: Mapping[str, Any]) -> Statement:
     )
 
 
-def _take_in(told: Deposition, statement: Statement) -> None:
-    """What a statement changes. What this program does not know of changes nothing: a newer one may have said it."""
+def _take_in(told: EnvironmentHistory, statement: Statement) -> None:
+    """Apply a statement. One that this program does not know changes nothing: a newer program may have written it."""
     facts, action = statement.facts, statement.action
     if action == MOVE_CLOSED and statement.repack_id is not None:
         told.under_way = None

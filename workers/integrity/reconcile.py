@@ -19,14 +19,16 @@ from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri, TopState
 from workers.errors import Cause
 from workers.integrity.assessment import Need, Step, Survey
-from workers.integrity.journal import Witness
-from workers.locks.locking import restrict, revoke, unlock_if_restricted
+from workers.integrity.journal import Journal
+from workers.locks.locking import revoke
+from workers.locks.restriction import restrict, unlock_if_restricted
 from workers.main_keys import uploads
-from workers.repack.lifecycle import Request, start_repack
+from workers.repack.lifecycle import start_repack
+from workers.repack.starting import Request
 from workers.services import Services
 from workers.store.database import Connection
 from workers.store.environments import get_environment, set_top_state
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 from workers.store.repacks import Repack
 
 REASON = "restored from a backup"
@@ -37,7 +39,7 @@ class Outcome(StrEnum):
 
     IN_ORDER = "in_order"
     UNDER_WAY = "under_way"  # what can be mended is being mended, or waits to be
-    UNKNOWN = "unknown"  # a KMS gave no answer: look again
+    UNKNOWN = "unknown"  # a KMS gave no answer: run it again
     NAMED = "named"  # keys do not open, and nothing here can change that
 
 
@@ -51,7 +53,7 @@ class Done:
 
 
 def outcome_of(survey: Survey, done: list[Done]) -> Outcome:
-    """What is to be said of an environment, the worst first. Without `done` (a dry run): of what would be done."""
+    """Say how an environment stands, the worst first. Without `done` (a dry run): what would be done."""
     if survey.unopened or any(one.error is not None for one in done):
         return Outcome.NAMED
     if any(step.need == Need.LOCK for step in survey.steps):
@@ -62,8 +64,8 @@ def outcome_of(survey: Survey, done: list[Done]) -> Outcome:
     return Outcome.UNDER_WAY if {step.need for step in survey.steps} - settled else Outcome.IN_ORDER
 
 
-def mend(services: Services, survey: Survey, witness: Witness, *, actor: str) -> list[Done]:
-    """Take every step of a survey, in its order. A step that fails is told, and the others are taken."""
+def mend(services: Services, survey: Survey, witness: Journal, *, actor: str) -> list[Done]:
+    """Take every step of a survey, in its order. A step that fails is reported, and the others are taken."""
     done = []
     for step in survey.steps:
         try:
@@ -73,17 +75,17 @@ def mend(services: Services, survey: Survey, witness: Witness, *, actor: str) ->
     return done
 
 
-def _revoke(services: Services, survey: Survey, step: Step, _witness: Witness, actor: str) -> str:
+def _revoke(services: Services, survey: Survey, step: Step, _witness: Journal, actor: str) -> str:
     revoke(services, [survey.environment], actor=actor, reason=f"{REASON}: {step.why}")
     return "Revoked again."
 
 
-def _destroy(services: Services, survey: Survey, step: Step, _witness: Witness, actor: str) -> str:
+def _destroy(services: Services, survey: Survey, step: Step, _witness: Journal, actor: str) -> str:
     uploads.delete(services, _uri(step), actor, reason=f"{REASON}: {step.why}")
     return "Destroyed again."
 
 
-def _lock(services: Services, survey: Survey, step: Step, _witness: Witness, actor: str) -> str:
+def _lock(services: Services, survey: Survey, step: Step, _witness: Journal, actor: str) -> str:
     cause = survey.looks[survey.tops[0].version]
     restrict(services, survey.environment, cause=cause or Cause.DENIED, detail=REASON, actor=actor)
     with services.database.read() as connection:
@@ -91,14 +93,14 @@ def _lock(services: Services, survey: Survey, step: Step, _witness: Witness, act
     return f"Locked: {lock}." if lock else "Not locked: a main key has answered meanwhile."
 
 
-def _repack(services: Services, survey: Survey, step: Step, witness: Witness, actor: str) -> str:
+def _repack(services: Services, survey: Survey, step: Step, witness: Journal, actor: str) -> str:
     """Start it, with the tops that drain again and the record of why in the same transaction (R11)."""
     environment = survey.environment
 
-    def settle(connection: Connection, repack: Repack) -> None:
+    def record_reconciliation(connection: Connection, repack: Repack) -> None:
         for version in step.revived:
             set_top_state(connection, environment.id, version, TopState.DRAINING)
-        tell(
+        record_event(
             connection,
             "environment.reconciled",
             actor=actor,
@@ -110,20 +112,20 @@ def _repack(services: Services, survey: Survey, step: Step, witness: Witness, ac
     request = Request(
         environment=environment, target=_uri(step), mode=step.mode, actor=actor, override=REASON, anew=step.anew
     )
-    repack = start_repack(services, request, settle=settle)
+    repack = start_repack(services, request, in_transaction=record_reconciliation)
     return f"Repack {repack.repack_id} was started."
 
 
-def _unlock(services: Services, survey: Survey, _step: Step, _witness: Witness, actor: str) -> str:
+def _unlock(services: Services, survey: Survey, _step: Step, _witness: Journal, actor: str) -> str:
     is_unlocked = unlock_if_restricted(services, survey.environment, actor=actor)
     return "Unlocked: reconcile it again." if is_unlocked else "Still locked: its main key does not open a root."
 
 
-def _wait(_services: Services, _survey: Survey, step: Step, _witness: Witness, _actor: str) -> str:
+def _wait(_services: Services, _survey: Survey, step: Step, _witness: Journal, _actor: str) -> str:
     return step.why
 
 
-def _facts(survey: Survey, step: Step, witness: Witness) -> dict[str, object]:
+def _facts(survey: Survey, step: Step, witness: Journal) -> dict[str, object]:
     head = witness.head
     return {
         "why": step.why,
@@ -141,7 +143,7 @@ def _uri(step: Step) -> MainKeyUri:
     return MainKeyUri.parse(step.main_key)
 
 
-_STEPS: dict[Need, Callable[[Services, Survey, Step, Witness, str], str]] = {
+_STEPS: dict[Need, Callable[[Services, Survey, Step, Journal, str], str]] = {
     Need.REVOKE: _revoke,
     Need.DESTROY: _destroy,
     Need.LOCK: _lock,

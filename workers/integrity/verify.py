@@ -8,10 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from schemas.keys import KeyKind
+from schemas.ranges import END, Group, last_cursor
 from workers.crypto.rewrap import rewrap_group
 from workers.errors import WrapRefused
 from workers.services import Services
-from workers.store.data_key_pages import END, Group, last_cursor
 from workers.store.environments import Environment, count_keys
 from workers.store.hierarchy_queries import count_draining, count_stale
 from workers.store.keys import wrapping_page, wrapping_rows
@@ -53,7 +53,7 @@ def verify_environment(
     report.wrapping_keys, report.data_keys = sum(counts["wrapping"].values()), sum(counts["data"].values())
     for root in _data_roots(services, environment):
         opened = services.loop.run(
-            services.chain.open_root(environment.environment_id, root.key_id, list(root.wraps), root.fingerprint)
+            services.key_opener.open_root(environment.environment_id, root.key_id, list(root.wraps), root.fingerprint)
         )
         _count(report, root.key_id, opened)
     for level in sorted(counts["wrapping"]):
@@ -75,7 +75,7 @@ def _data_roots(services: Services, environment: Environment) -> Iterator[Root]:
 def _verify_level(
     services: Services, environment: Environment, level: int, report: Report, on_progress: Callable[[int], None]
 ) -> None:
-    """The wrapping keys of a level by their active versions, then the data keys below them."""
+    """Verify the wrapping keys of a level by their active versions, then the data keys below them."""
     after = 0
     while True:
         with services.database.read() as connection:
@@ -83,7 +83,7 @@ def _verify_level(
         if not rows:
             break
         pairs = {(row.id, row.active_version or 0): row.key_id for row in rows}
-        for pair, material in services.chain.open(environment.environment_id, pairs).items():
+        for pair, material in services.key_opener.open(environment.environment_id, pairs).items():
             _count(report, pairs[pair], material)
         after = rows[-1].id
     cursor = (0, END)
@@ -101,7 +101,7 @@ def _verify_level(
 
 def _verify_groups(services: Services, environment: Environment, groups: list[Group], report: Report) -> None:
     pairs = {(group.parent, group.parent_version) for group in groups}
-    opened = services.chain.open(environment.environment_id, pairs)
+    opened = services.key_opener.open(environment.environment_id, pairs)
     with services.database.read() as connection:
         parents = wrapping_rows(connection, {group.parent for group in groups})
     for group in groups:

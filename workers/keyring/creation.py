@@ -43,7 +43,7 @@ class Creation:
         self._reserved: dict[keys.Pair, int] = {}
 
     def create(self, reference: str | UUID, parent: UUID | None, kind: KeyKind, count: int) -> Made:
-        """New keys below `parent`, or roots. Their material is the caller's: keep it only now that it is committed.
+        """Create keys below `parent`, or roots. Their material is the caller's: keep it only now that it is committed.
 
         Raises NotFound, HierarchyBroken, EnvironmentLocked, WrapRefused, KmsRefused, KmsUnreachable.
         """
@@ -120,7 +120,7 @@ class Creation:
         services, pair = self._services, (above.id, above.active_version or 0)
 
         def mint() -> list[Minted]:
-            material = material_of(services.chain.open(environment.environment_id, [pair])[pair])
+            material = material_of(services.key_opener.open(environment.environment_id, [pair])[pair])
             return [
                 mint_child(
                     services, environment, key=key, parent=pair, parent_id=above.key_id, parent_material=material
@@ -134,7 +134,7 @@ class Creation:
         return self._unless_passed_by(mint, above, look)
 
     def _unless_passed_by(self, mint: Callable[[], T], seen: S, look: Callable[[Connection], S]) -> T:
-        """What `mint` makes. Where it fails, and what it was made from is not in force any more, a race was lost.
+        """Call `mint`. If it fails, and what it was made from is not in force any more, a race was lost.
 
         R1, R5: a version that was shredded, a main key that was left behind and disabled meanwhile, stop no creator.
         """
@@ -148,11 +148,11 @@ class Creation:
 
 
 class _Rekeyed(LostRace):
-    """The version was full; look again, there is a fresh one."""
+    """The version was full; read again, there is a fresh one."""
 
 
 class _PassedBy(LostRace):
-    """What a key was to be made under is not in force any more; look again."""
+    """What a key was to be made under is not in force any more; read again."""
 
 
 def _again_after_lost_races(attempt: Callable[[], T]) -> T:

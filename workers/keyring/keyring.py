@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.keys import KeyKind, MainKeyUri
-from workers.crypto.key_opener import OPENING_FAILED, ChainRows, open_as_stored
+from workers.crypto.key_opener import OPENING_FAILED, OpeningRows, open_as_stored
 from workers.crypto.plaintext_cache import PlaintextCache
 from workers.crypto.rewrap import open_wrap
 from workers.errors import (
@@ -25,15 +25,16 @@ from workers.errors import (
 )
 from workers.keyring.creation import Creation
 from workers.keyring.minting import material_of
-from workers.keyring.single_flight import Failures, Flights
 from workers.locks.guards import require_open
-from workers.locks.locking import lock_newborn, suspect
+from workers.locks.locking import lock_newborn
+from workers.locks.restriction import confirm_refusal
+from workers.runtime.single_flight import FailureCache, SingleFlight
 from workers.runtime.transaction_retry import again_after_conflict
 from workers.services import Services
 from workers.store import environments, keys
 from workers.store.environments import Environment
 from workers.store.keys import DataKeyRow, StoredRootWrap
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class _Stored:
 
     row: DataKeyRow
     environment: Environment
-    rows: ChainRows
+    rows: OpeningRows
     root_wraps: list[StoredRootWrap]
 
 
@@ -64,16 +65,16 @@ class Keyring:
             ttl=settings.cache_ttl, size=settings.cache_size, clock=services.clock
         )
         self._epochs = services.epochs
-        self._epochs.keep_honest(self._data)
-        self._flights: Flights[UUID, bytes] = Flights()
-        self._failures: Failures[UUID] = Failures(clock=services.clock)
+        self._epochs.register_cache(self._data)
+        self._flights: SingleFlight[UUID, bytes] = SingleFlight()
+        self._failures: FailureCache[UUID] = FailureCache(clock=services.clock)
         self._creation = Creation(services)
 
     # Environments -----------------------------------------------------------------------------------------------
 
     @again_after_conflict
     def create_environment(self, workspace: str, name: str, *, main_key: str = "managed:", actor: str) -> Environment:
-        """A new environment on `main_key`, which has to answer. Raises KmsRefused, KmsUnreachable, AlreadyThere.
+        """Create an environment on `main_key`, which has to answer. Raises KmsRefused, KmsUnreachable, AlreadyThere.
 
         In a workspace that is revoked it is born locked.
         """
@@ -84,7 +85,7 @@ class Keyring:
             environment = environments.create_environment(
                 connection, workspace=workspace, name=name, main_key=str(uri), generation=described.generation
             )
-            tell(
+            record_event(
                 connection,
                 "environment.created",
                 actor=actor,
@@ -98,7 +99,7 @@ class Keyring:
     # Reading ----------------------------------------------------------------------------------------------------
 
     def unwrap(self, key_id: UUID) -> bytes:
-        """A data key's material (32 bytes).
+        """Return a data key's material (32 bytes).
 
         Raises NotFound, EnvironmentLocked, WrapRefused (this key is broken), KmsRefused, KmsUnreachable (no live main
         key opens it).
@@ -109,7 +110,7 @@ class Keyring:
         return self._flights.fetch(key_id, lambda: self._fill(key_id))
 
     def _fill(self, key_id: UUID) -> bytes:
-        """Open a key and keep it, unless it failed a moment ago; a refusal of its main key is looked into."""
+        """Open a key and keep it, unless it failed a moment ago; a refusal of its main key is confirmed."""
         stored = self._read(key_id)
         environment = stored.environment
         failed = self._failures.find(key_id)
@@ -120,14 +121,14 @@ class Keyring:
         except OPENING_FAILED as error:
             self._failures.put(key_id, error, epoch=environment.epoch)
             if isinstance(error, KmsRefused):
-                suspect(self._services, environment, error)
+                confirm_refusal(self._services, environment, error)
             raise
         self._epochs.check(environment.environment_id)  # R8: locked while we waited for the KMS
         self._data.put(key_id, material, environment=environment.environment_id, epoch=environment.epoch)
         return material
 
     def _read(self, key_id: UUID) -> _Stored:
-        """Everything that opens a data key, as of one moment: a repack may go on right after."""
+        """Read everything that opens a data key, as of one moment: a repack may go on right after."""
         services = self._services
         with services.database.snapshot() as connection:
             row = keys.find_data_key(connection, key_id)
@@ -136,9 +137,9 @@ class Keyring:
             environment = require_open(environments.get_environment(connection, row.environment))
             if row.parent is None:
                 wraps = keys.load_root_wraps(connection, KeyKind.DATA, [row.id])
-                return _Stored(row, environment, ChainRows({}, {}), wraps.get((row.id, 0), []))
+                return _Stored(row, environment, OpeningRows({}, {}), wraps.get((row.id, 0), []))
             pairs = [(row.parent, row.parent_version)]
-            rows = services.chain.read_rows(connection, pairs, environment.epoch)
+            rows = services.key_opener.read_rows(connection, pairs, environment.epoch)
             return _Stored(row, environment, rows, [])
 
     def _open(self, stored: _Stored) -> bytes:
@@ -148,13 +149,13 @@ class Keyring:
 
     def _open_data_root(self, environment: Environment, row: DataKeyRow, wraps: list[StoredRootWrap]) -> bytes:
         services = self._services
-        opened = services.chain.open_root(environment.environment_id, row.key_id, wraps, row.fingerprint)
+        opened = services.key_opener.open_root(environment.environment_id, row.key_id, wraps, row.fingerprint)
         return material_of(services.loop.run(opened))
 
-    def _open_data(self, environment: Environment, row: DataKeyRow, rows: ChainRows) -> bytes:
+    def _open_data(self, environment: Environment, row: DataKeyRow, rows: OpeningRows) -> bytes:
         assert row.parent is not None
         pair = (row.parent, row.parent_version)
-        chain = self._services.chain
+        chain = self._services.key_opener
         opened = chain.open_rows(environment.environment_id, environment.epoch, rows, [pair])
         parent = material_of(opened[pair])
         if row.wrapped is None:
@@ -171,19 +172,19 @@ class Keyring:
     # Creating ---------------------------------------------------------------------------------------------------
 
     def create_wrapping_key(self, environment: str | UUID, parent: UUID | None = None) -> UUID:
-        """A new wrapping key below `parent`, or a root. Returns its id. Raises as `unwrap`, and HierarchyBroken."""
+        """Create a wrapping key below `parent`, or a root; return its id. Raises as `unwrap`, and HierarchyBroken."""
         return self._create(environment, parent, KeyKind.WRAPPING, 1)[0].key_id
 
     def create_data_key(self, environment: str | UUID, parent: UUID | None = None) -> Created:
-        """A new data key below `parent`, or a root (a connection key)."""
+        """Create a data key below `parent`, or a root (a connection key)."""
         return self._create(environment, parent, KeyKind.DATA, 1)[0]
 
     def create_data_keys(self, environment: str | UUID, parent: UUID | None, count: int) -> list[Created]:
-        """Many data keys below one parent, in one transaction."""
+        """Create many data keys below one parent, in one transaction."""
         return self._create(environment, parent, KeyKind.DATA, count)
 
     def create_wrapping_keys(self, environment: str | UUID, parent: UUID | None, count: int) -> list[UUID]:
-        """Many wrapping keys below one parent, in one transaction."""
+        """Create many wrapping keys below one parent, in one transaction; return their ids."""
         return [created.key_id for created in self._create(environment, parent, KeyKind.WRAPPING, count)]
 
     @again_after_conflict

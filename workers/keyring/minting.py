@@ -39,11 +39,11 @@ class Minted:
 
     @property
     def parent_version(self) -> int:
-        """The version it hangs from: of its parent, or of the top."""
+        """Return the version that it is wrapped under: of its parent, or of the top."""
         return self.top_version if self.parent is None else self.parent[1]
 
     def root_rows(self, *, environment: int, kind: KeyKind, key: int, version: int) -> list[dict[str, Any]]:
-        """Its wraps as rows of `root_wraps`."""
+        """Return its wraps as rows of `root_wraps`."""
         own = {"environment": environment, "kind": kind, "key": key, "key_version": version}
         return [own | wrap for wrap in self.root_wraps]
 
@@ -104,7 +104,7 @@ def mint_child(
 
 
 def material_of(opened: bytes | WrapRefused) -> bytes:
-    """The material of an opened version; raises the WrapRefused where there is none."""
+    """Return the material of an opened version; raise the WrapRefused if there is none."""
     if isinstance(opened, WrapRefused):
         raise opened
     return opened

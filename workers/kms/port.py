@@ -27,7 +27,7 @@ ENVIRONMENT_KEY, KEY_KEY = "keyrepack:environment", "keyrepack:key"
 
 
 def encryption_context(environment: UUID, key: UUID) -> dict[str, str]:
-    """What a root's wrap is bound to (R6). A KMS may log it in clear: ids only (R10)."""
+    """Return what a root's wrap is bound to (R6). A KMS may log it in clear: ids only (R10)."""
     return {ENVIRONMENT_KEY: str(environment), KEY_KEY: str(key)}
 
 
@@ -35,7 +35,7 @@ def encryption_context(environment: UUID, key: UUID) -> dict[str, str]:
 class Description:
     """A main key that is there and usable. An unusable one raises KmsRefused instead.
 
-    `generation` is None where the KMS does not tell it.
+    `generation` is None if the KMS does not report it.
     """
 
     main_key: MainKeyUri
@@ -65,7 +65,7 @@ class MainKey(Protocol):
     uri: MainKeyUri
 
     async def describe(self) -> Description:
-        """Its generation now. Raises KmsRefused where it exists and is unusable, or does not exist."""
+        """Return the key's generation now. Raises KmsRefused if the key exists and is unusable, or does not exist."""
 
     async def generate(self, context: Context) -> tuple[Opened, RootWrap]:
         """Fresh material of 32 bytes, and its wrap, of one generation."""
@@ -77,7 +77,7 @@ class MainKey(Protocol):
         """Open a wrap of any generation. Raises WrapRefused if the bytes are not this key's or the context differs."""
 
     def can_rewrap_from(self, source: MainKeyUri) -> bool:
-        """Whether `rewrap` can take a wrap of `source` without its plaintext leaving the KMS."""
+        """Return True if `rewrap` can take a wrap of `source` without its plaintext leaving the KMS."""
 
     async def rewrap(self, blob: bytes, context: Context, source: MainKeyUri) -> RootWrap:
         """Move a wrap of `source` under this key's current generation, inside the KMS. Call `can_rewrap_from` first."""
@@ -94,7 +94,7 @@ class KmsProvider(Protocol):
     calls: dict[str, int]
 
     def main_key(self, uri: MainKeyUri) -> MainKey:
-        """The key that `uri` names; no call is made. Raises MalformedMainKeyUri."""
+        """Return the key that `uri` names; no call is made. Raises MalformedMainKeyUri."""
 
     async def close(self) -> None:
         """Let go of connections."""

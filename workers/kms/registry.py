@@ -1,4 +1,4 @@
-"""Which provider opens which main key, by the scheme of its URI; and how many calls were made."""
+"""Finds the provider of a main key by the scheme of its URI, and counts the calls that were made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from schemas.keys import MainKeyUri
 from workers.errors import Cause, KmsRefused
 from workers.kms.port import KmsProvider, MainKey
-from workers.kms.rate_limit.budget import Left, Meter
+from workers.kms.rate_limit.budget import Left, RateLimiter
 from workers.kms.rate_limit.counted import CountedKey
 from workers.runtime.counters import Counters
 
@@ -16,14 +16,18 @@ class KmsRegistry:
     """The configured providers, by scheme. A scheme without one is refused: closed when not configured."""
 
     def __init__(
-        self, providers: Iterable[KmsProvider], counters: Counters | None = None, *, meter: Meter | None = None
+        self,
+        providers: Iterable[KmsProvider],
+        counters: Counters | None = None,
+        *,
+        rate_limiter: RateLimiter | None = None,
     ) -> None:
-        """`counters` hears of every call, how it ended and how long it took; the providers' calls go by `meter`."""
+        """Serve `providers`. `counters` counts their calls, outcomes and seconds; `rate_limiter` admits them."""
         self._providers = {provider.scheme: provider for provider in providers}
-        self._counters, self._meter = counters, meter or Meter()
+        self._counters, self._rate_limiter = counters, rate_limiter or RateLimiter()
 
     def main_key(self, uri: MainKeyUri | str) -> MainKey:
-        """The main key `uri` names. Raises MalformedMainKeyUri, or KmsRefused (`unsupported`)."""
+        """Return the main key that `uri` names. Raises MalformedMainKeyUri, or KmsRefused (`unsupported`)."""
         parsed = MainKeyUri.parse(uri) if isinstance(uri, str) else uri
         provider = self._providers.get(parsed.scheme)
         if provider is None:
@@ -33,15 +37,15 @@ class KmsRegistry:
         return main_key if self._counters is None else CountedKey(main_key, self._counters)
 
     def total_calls(self) -> int:
-        """Calls that this process made over a network to any KMS so far; the managed key is opened in the process."""
+        """Count the calls that this process made over a network to any KMS; the managed key takes none."""
         return sum(sum(provider.calls.values()) for provider in self._providers.values() if provider.is_remote)
 
     async def budget_left(self) -> list[Left]:
-        """What is left of the budget, by account and region."""
-        return [] if self._meter.budget is None else await self._meter.budget.left()
+        """Return what is left of the budget, by account and region."""
+        return [] if self._rate_limiter.budget is None else await self._rate_limiter.budget.left()
 
     async def close(self) -> None:
         """Let go of every provider's connections."""
         for provider in self._providers.values():
             await provider.close()
-        await self._meter.close()
+        await self._rate_limiter.close()

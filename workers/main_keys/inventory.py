@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from schemas.keys import MANAGED as MANAGED
 from schemas.keys import KeyKind
 from workers.errors import NotFound
-from workers.kms.local.managed import URI as MANAGED
 from workers.services import Services
 from workers.store.audit import read_head
 from workers.store.database import Connection
@@ -30,17 +30,17 @@ LOST = "lost"
 LOSS_STATEMENT = "The main key is deleted. No key of this environment can ever be opened again, by anybody."
 
 
-class Health(StrEnum):
+class MainKeyHealth(StrEnum):
     """How a main key is, as last seen."""
 
     USABLE = "usable"
     REFUSED = "refused"  # its KMS says no; see the cause
     UNREACHABLE = "unreachable"  # its KMS gave no answer: not a revocation
-    UNSEEN = "unseen"  # nobody has looked yet
+    UNSEEN = "unseen"  # not polled yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class User:
+class EnvironmentUse:
     """An environment that a main key is a live top of. `draining`: a move takes it away from this main key."""
 
     environment_id: UUID
@@ -51,7 +51,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaleRoot:
-    """A root that hangs from what is not in force any more: an older top version, or an older generation."""
+    """A root that is wrapped under what is not in force any more: an older top version, or an older generation."""
 
     key_id: UUID
     kind: KeyKind
@@ -66,21 +66,21 @@ class MainKeyView:
     """One main key in use. Times are seconds since the epoch; a generation of None: its KMS hides it."""
 
     uri: str
-    health: Health
+    health: MainKeyHealth
     cause: str | None
     detail: str | None
     since: float | None  # how long it has been so
     last_seen: float | None  # when its KMS last answered
     generation_seen: str | None
     generations_in_use: tuple[str | None, ...]  # of the tops in force
-    environments: tuple[User, ...]
+    environments: tuple[EnvironmentUse, ...]
     roots: dict[str | None, int]  # by generation
     stale_roots: int
     oldest_stale: StaleRoot | None
 
     @property
     def hides_generation(self) -> bool:
-        """Whether its KMS was seen, and told no generation."""
+        """Return True if the KMS was polled, and showed no generation."""
         return self.generation_seen is None and self.last_seen is not None and self.cause is None
 
     def as_json(self, days: float) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class MainKeyView:
 
 
 def list_main_keys(services: Services, uris: Iterable[str] | None = None) -> list[MainKeyView]:
-    """Every main key in use (or these, where they are), by URI, as of one moment."""
+    """List every main key in use (or these, if given), by URI, as of one moment."""
     wanted = None if uris is None else sorted(set(uris))
     with services.database.snapshot() as connection:
         drafts: dict[str, _Draft] = {}
@@ -121,14 +121,14 @@ class ManagedGeneration:
 
     @property
     def is_needed(self) -> bool:
-        """Whether its line has to stay in the file; the current one always has."""
+        """Return True if its line has to stay in the file; the current one always has."""
         return self.is_current or bool(self.roots or self.uploaded_keys or self.upload_params)
 
 
 def list_managed_generations(services: Services, in_file: list[str]) -> list[ManagedGeneration]:
-    """Each generation of the file (oldest first), and others that something hangs from, as of one moment."""
+    """List each generation of the file (oldest first), and others that still wrap something, as of one moment."""
     with services.database.snapshot() as connection:
-        hanging = rows.hanging_from(connection, str(MANAGED))
+        hanging = rows.sealed_under_by_generation(connection, str(MANAGED))
     others = sorted({each for counts in hanging.values() for each in counts} - set(in_file), key=str)
     return [
         ManagedGeneration(
@@ -146,7 +146,7 @@ def list_managed_generations(services: Services, in_file: list[str]) -> list[Man
 def certificate_of_loss(
     connection: Connection, environment: Environment, *, name: Callable[[LostKey], object] = lambda _: None
 ) -> dict[str, Any]:
-    """What is lost with an environment's main key: counts, census, head of the audit chain. JSON values only.
+    """Certify what is lost with an environment's main key: counts, census, head of the audit chain. JSON values only.
 
     `name` is given every key that can never be opened, one at a time: memory does not grow with them. Make it in a
     `snapshot`, so that the counts, the census and the names are of one moment. Raises NotFound where nothing is lost.
@@ -206,7 +206,7 @@ class _Draft:
                 self.oldest = found
 
     def view(self, named: dict[tuple[KeyKind, int], UUID]) -> MainKeyView:
-        """The view, once all is counted."""
+        """Build the view, once all is counted."""
         record, active = self.record, [use for use in self.uses.values() if use.active]
         return MainKeyView(
             uri=self.uri,
@@ -223,13 +223,13 @@ class _Draft:
             oldest_stale=self._stale_root(named),
         )
 
-    def _users(self) -> tuple[User, ...]:
-        """Each environment once: it is draining where none of its tops of this main key is in force."""
+    def _users(self) -> tuple[EnvironmentUse, ...]:
+        """List each environment once: it is draining if none of its tops of this main key is in force."""
         found: dict[int, list[Use]] = {}
         for use in self.uses.values():
             found.setdefault(use.environment, []).append(use)
         return tuple(
-            User(
+            EnvironmentUse(
                 environment_id=uses[0].environment_id,
                 name=_name(uses[0]),
                 lock_cause=uses[0].lock_cause,
@@ -239,7 +239,7 @@ class _Draft:
         )
 
     def _is_behind(self, generation: str | None) -> bool:
-        """Whether a generation is older than what the KMS was last seen to wrap with."""
+        """Return True if a generation is older than what the KMS was last seen to wrap with."""
         seen = self.record.get("generation")
         return seen is not None and generation is not None and generation != seen
 
@@ -258,7 +258,7 @@ class _Draft:
 
 
 def _name_oldest(connection: Connection, drafts: Iterable[_Draft]) -> dict[tuple[KeyKind, int], UUID]:
-    """The outer ids of the oldest stale roots: at most one a main key."""
+    """Return the outer ids of the oldest stale roots: at most one per main key."""
     wanted = [(group.kind, row) for draft in drafts if draft.oldest for _, group, row in [draft.oldest]]
     named: dict[tuple[KeyKind, int], UUID] = {}
     for kind in KeyKind:
@@ -267,12 +267,14 @@ def _name_oldest(connection: Connection, drafts: Iterable[_Draft]) -> dict[tuple
     return named
 
 
-def _health(record: dict[str, Any]) -> Health:
+def _health(record: dict[str, Any]) -> MainKeyHealth:
     if record.get("last_looked_at") is None:
-        return Health.UNSEEN
+        return MainKeyHealth.UNSEEN
     if record["cause"] is None:
-        return Health.USABLE
-    return Health.REFUSED if record["last_answered_at"] == record["last_looked_at"] else Health.UNREACHABLE
+        return MainKeyHealth.USABLE
+    return (
+        MainKeyHealth.REFUSED if record["last_answered_at"] == record["last_looked_at"] else MainKeyHealth.UNREACHABLE
+    )
 
 
 def _name(use: Use) -> str:

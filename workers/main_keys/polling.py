@@ -1,10 +1,10 @@
 """Watches the main keys in use: what their KMS says of each becomes a record, and the record has its effects.
 
-A look is due by the record's own time, so a lost message, a second beat or a crash changes nothing (R3). What follows:
+A poll is due by the record's own time, so a lost message, a second beat or a crash changes nothing (R3). What follows:
 
-- another generation: a shallow repack is started here, not asked for by a message: the record is what tells that it is
-  due, and a message could only be lost, doubled or forged. `main_key.rotation_seen` is told with it (R11);
-- a refusal: `locking` looks for itself, and restricts; usable again: it unlocks;
+- another generation: a shallow repack is started here, not asked for by a message: the record is what says that it is
+  due, and a message could only be lost, doubled or forged. `main_key.rotation_seen` is recorded with it (R11);
+- a refusal: `locking` asks for itself, and restricts; usable again: it unlocks;
 - no answer: since when, and nothing else. Not a revocation (R8).
 """
 
@@ -21,16 +21,17 @@ from typing import TypeVar
 from schemas.errors import KeyrepackError
 from schemas.states import LockCause, Mode
 from workers.errors import Cause, KmsBudgetSpent, KmsRefused, KmsUnreachable, NotConfigured
-from workers.locks import locking
-from workers.main_keys.scanner import Seen, poll
-from workers.repack.lifecycle import Request, start_repack
+from workers.locks.restriction import restrict, unlock_if_restricted
+from workers.main_keys.scanner import PollResult, poll
+from workers.repack.lifecycle import start_repack
+from workers.repack.starting import Request
 from workers.runtime.failpoints import Point, reach
 from workers.runtime.logs import log
 from workers.services import Services
 from workers.store import main_keys
-from workers.store.database import Connection
+from workers.store.database import Connection, InTransaction
 from workers.store.environments import Environment, TopVersion
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 from workers.store.repacks import Repack
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ PAGE = 500
 """Environments of one main key that are read at a time."""
 
 PER_ENDPOINT = 4
-"""One call in so many may be with one endpoint: a silent one leaves the others most of the room."""
+"""One call in so many may be with one endpoint: a silent one leaves the others most of the calls."""
 
 DAY = 86_400.0
 
@@ -63,7 +64,7 @@ class Polled:
 def poll_main_keys(services: Services, *, most: int | None = None) -> Polled:
     """Look at the main keys that are due: at most `most`, else as many as the budget has calls until the next tick.
 
-    A pass claims what it looks at, so passes of several processes share one budget.
+    A pass claims what it polls, so passes of several processes share one budget.
     """
     settings = services.settings
     while True:
@@ -77,37 +78,37 @@ def poll_main_keys(services: Services, *, most: int | None = None) -> Polled:
     return polled
 
 
-def look_now(services: Services, uri: str, *, settle: Callable[[Connection], None]) -> Seen | None:
+def poll_now(services: Services, uri: str, *, in_transaction: InTransaction) -> PollResult | None:
     """Look at one main key at once. None where it is not in use.
 
-    `settle` runs in the transaction that marks it as due: should this process die now, the next pass looks at it.
+    `in_transaction` runs in the transaction that marks it as due: should this process die, the next pass polls it.
     """
     with services.database.write() as connection:
-        settle(connection)
+        in_transaction(connection)
         if not main_keys.mark_due(connection, uri):
             return None
-    seen = services.loop.run(look(services, uri))
-    take_note(services, [seen])
+    seen = services.loop.run(poll_one(services, uri))
+    record_results(services, [seen])
     return seen
 
 
-async def look(services: Services, uri: str) -> Seen:
-    """What a main key's KMS says of it now. A kind of key that this process does not serve is no word of its KMS."""
+async def poll_one(services: Services, uri: str) -> PollResult:
+    """Ask a main key's KMS for its state now. A kind of key that this process does not serve is no word of its KMS."""
     try:
         described = await services.kms.main_key(uri).describe()
     except KmsRefused as error:
         is_word = error.cause != Cause.UNSUPPORTED
-        return Seen(key=uri, cause=error.cause.value, detail=error.why, answered=is_word)
+        return PollResult(key=uri, cause=error.cause.value, detail=error.why, answered=is_word)
     except KmsBudgetSpent as error:
-        return Seen(key=uri, cause=error.cause.value, detail=error.why, answered=False, asked=False)
+        return PollResult(key=uri, cause=error.cause.value, detail=error.why, answered=False, asked=False)
     except KmsUnreachable as error:
-        return Seen(key=uri, cause=error.cause.value, detail=error.why, answered=False)
+        return PollResult(key=uri, cause=error.cause.value, detail=error.why, answered=False)
     except NotConfigured as error:
-        return Seen(key=uri, cause=Cause.UNSUPPORTED.value, detail=error.why, answered=False)
-    return Seen(key=uri, generation=described.generation)
+        return PollResult(key=uri, cause=Cause.UNSUPPORTED.value, detail=error.why, answered=False)
+    return PollResult(key=uri, generation=described.generation)
 
 
-def take_note(services: Services, sights: list[Seen]) -> None:
+def record_results(services: Services, sights: list[PollResult]) -> None:
     """Record what was seen, and see to what follows from it."""
     reach(Point.POLL_LOOKED)
     usual, before = services.settings.poll_interval, {}
@@ -115,7 +116,7 @@ def take_note(services: Services, sights: list[Seen]) -> None:
         main_keys.put_off(connection, [seen.key for seen in sights if not seen.asked])
         for seen in sights:
             if seen.asked:
-                before[seen.key] = main_keys.record_look(
+                before[seen.key] = main_keys.record_poll(
                     connection, seen.key, generation=seen.generation, cause=seen.cause, detail=seen.detail,
                     answered=seen.answered, usual=usual,
                 )  # fmt: skip
@@ -130,27 +131,27 @@ async def _poll(services: Services, most: int) -> Polled:
     settings = services.settings
     sights = poll(
         _due(services, most),
-        partial(look, services),
+        partial(poll_one, services),
         rate=settings.poll_calls_per_second,
         concurrency=settings.kms_concurrency,
         per_endpoint=max(1, settings.kms_concurrency // PER_ENDPOINT),
     )
     counts = dict.fromkeys(("usable", "refused", "unanswered", "put_off"), 0)
-    waiting: list[Seen] = []
+    waiting: list[PollResult] = []
     async with aclosing(sights):
         async for seen in sights:
             counts[_kind(seen)] += 1
             waiting.append(seen)
             if len(waiting) >= WRITTEN_AT_ONCE or _kind(seen) == "refused":
-                await asyncio.to_thread(take_note, services, waiting)
+                await asyncio.to_thread(record_results, services, waiting)
                 waiting = []
     if waiting:
-        await asyncio.to_thread(take_note, services, waiting)
+        await asyncio.to_thread(record_results, services, waiting)
     return Polled(**counts)
 
 
 async def _due(services: Services, most: int) -> AsyncIterator[str]:
-    """The main keys that are due, claimed a few at a time."""
+    """Yield the main keys that are due, claimed a few at a time."""
 
     def claim(limit: int) -> list[str]:
         with services.database.write() as connection:
@@ -163,7 +164,7 @@ async def _due(services: Services, most: int) -> AsyncIterator[str]:
             yield uri
 
 
-def _kind(seen: Seen) -> str:
+def _kind(seen: PollResult) -> str:
     if not seen.asked:
         return "put_off"
     if not seen.answered:
@@ -171,15 +172,15 @@ def _kind(seen: Seen) -> str:
     return "refused" if seen.cause else "usable"
 
 
-def _follow(services: Services, seen: Seen, before: main_keys.MainKeyRecord) -> None:
-    """Every environment of the key gets what follows; one that fails is logged, and has its turn at the next look."""
+def _follow(services: Services, seen: PollResult, before: main_keys.MainKeyRecord) -> None:
+    """Apply to every environment of the key what follows; one that fails is logged, and is tried at the next poll."""
     if seen.cause is not None:
         locks = None if seen.cause != before.cause else ()
         for environment in _users(services, seen.key, locks):
             _attempt(environment, _restrict, services, environment, seen)
         return
     for environment in _users(services, seen.key, (LockCause.RESTRICTED, LockCause.LOST)):
-        _attempt(environment, locking.unlock_if_restricted, services, environment)
+        _attempt(environment, unlock_if_restricted, services, environment)
     for environment, top in _left_behind(services, seen):
         _attempt(environment, _start_following, services, environment, top, seen)
 
@@ -191,18 +192,18 @@ def _attempt(environment: Environment, effect: Callable[..., object], *arguments
         log.warning("watch.left", environment=str(environment.environment_id), code=error.code, why=str(error))
 
 
-def _restrict(services: Services, environment: Environment, seen: Seen) -> None:
+def _restrict(services: Services, environment: Environment, seen: PollResult) -> None:
     assert seen.cause is not None
-    locking.restrict(services, environment, cause=Cause(seen.cause), detail=seen.detail)
+    restrict(services, environment, cause=Cause(seen.cause), detail=seen.detail)
 
 
-def _start_following(services: Services, environment: Environment, top: TopVersion, seen: Seen) -> None:
+def _start_following(services: Services, environment: Environment, top: TopVersion, seen: PollResult) -> None:
     """Move an environment's roots to the generation seen. A conflict with another repack ends with that."""
 
-    def settle(connection: Connection, repack: Repack) -> None:
+    def record_rotation(connection: Connection, repack: Repack) -> None:
         if seen.generation is None:
-            return  # the timer's time: nobody has seen a rotation
-        tell(
+            return  # the timer's time: no rotation was seen
+        record_event(
             connection,
             "main_key.rotation_seen",
             actor=ACTOR,
@@ -212,7 +213,7 @@ def _start_following(services: Services, environment: Environment, top: TopVersi
         )
 
     request = Request(environment=environment, target=None, mode=Mode.SHALLOW, actor=ACTOR)
-    start_repack(services, request, settle=settle)
+    start_repack(services, request, in_transaction=record_rotation)
 
 
 def _users(services: Services, uri: str, locks: tuple[str, ...] | None) -> Iterator[Environment]:
@@ -222,7 +223,7 @@ def _users(services: Services, uri: str, locks: tuple[str, ...] | None) -> Itera
     return _paged(services, page, lambda environment: environment.id)
 
 
-def _left_behind(services: Services, seen: Seen) -> Iterator[tuple[Environment, TopVersion]]:
+def _left_behind(services: Services, seen: PollResult) -> Iterator[tuple[Environment, TopVersion]]:
     hidden_before = services.database.now() - services.settings.hidden_generation_days * DAY
 
     def page(connection: Connection, after: int) -> list[tuple[Environment, TopVersion]]:
@@ -234,7 +235,7 @@ def _left_behind(services: Services, seen: Seen) -> Iterator[tuple[Environment, 
 
 
 def _paged(services: Services, page: Callable[[Connection, int], list[T]], row_of: Callable[[T], int]) -> Iterator[T]:
-    """One page after the other, each read in a transaction of its own: what follows may take its time."""
+    """Yield one page after the other, each read in a transaction of its own: what follows may take its time."""
     after = 0
     while True:
         with services.database.read() as connection:

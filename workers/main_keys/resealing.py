@@ -6,16 +6,16 @@ is done an older generation seals nothing, and its line may leave the file; `key
 
 from __future__ import annotations
 
+from schemas.keys import MANAGED as MANAGED
 from schemas.keys import MainKeyUri
 from workers.errors import KmsRefused, NotConfigured, WrapRefused
-from workers.kms.local.managed import URI as MANAGED
 from workers.kms.local.uploaded import sealing_context
 from workers.kms.port import RootWrap
 from workers.runtime.logs import log
 from workers.services import Services
 from workers.store import uploads as store
 from workers.store.database import Connection
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 from workers.store.uploads import StoredSeal
 
 PAGE = 100
@@ -25,7 +25,7 @@ PAGE = 100
 def reseal(services: Services) -> int:
     """Seal every uploaded key by the platform's own key as it is now. Returns how many were. Safe to repeat (R2).
 
-    A key that does not open here (a host whose file lacks its generation) is left as it is, and told in the log.
+    A key that does not open here (a host whose file lacks its generation) is left as it is, and logged.
     """
     try:
         current = services.loop.run(services.kms.main_key(MANAGED).describe()).generation
@@ -54,7 +54,7 @@ def _reseal_page(services: Services, page: list[StoredSeal]) -> int:
 
 
 async def _sealed_anew(services: Services, seal: StoredSeal) -> RootWrap | None:
-    """The same key under the current generation, opened again and compared by the key that wraps it (R6)."""
+    """Seal the same key under the current generation, opened again and compared by the key that wraps it (R6)."""
     context = sealing_context(seal.environment_id, seal.key_id)
     try:
         return await services.kms.main_key(MANAGED).rewrap(seal.sealed, context, MANAGED)
@@ -68,7 +68,7 @@ def _replace(connection: Connection, services: Services, seal: StoredSeal, wrap:
         return False  # R2: another one was faster, or it was deleted: nothing brings a shredded key back
     if seal.generation == wrap.generation:
         return True
-    tell(
+    record_event(
         connection,
         "main_key.resealed",
         actor=services.owner,

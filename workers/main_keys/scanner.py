@@ -1,11 +1,11 @@
 """Looks at many main keys, some at once: within a budget of calls, in bounded memory.
 
-It knows no database and no KMS: keys come in by their URI, `look` says what it saw, each sight comes out once.
+It knows no database and no KMS: keys come in by their URI, `poll_one` says what it saw, each result comes out once.
 
 - The budget is in calls a second, spread evenly: no burst is longer than BURST_SECONDS.
 - An endpoint (AWS: a region; else the kind of KMS) gets `per_endpoint` calls at once, so a slow one leaves the others
-  room. One that leaves as many calls in a row unanswered is silent: what else waits for it comes out at once, as not
-  asked, and is to be looked at another time. It was given fewer than twice as many calls by then.
+  calls. One that leaves as many calls in a row unanswered is silent: what else waits for it comes out at once, as not
+  asked, and is to be polled another time. It was given fewer than twice as many calls by then.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LINE = 256
 
 BURST_SECONDS = 0.1
 PATIENCE_SECONDS = 2.0
-"""How long everybody waits for a full line to move, once: after that its keys are put off until it does."""
+"""How long a full line may stand still, once: after that its keys are put off until it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a look at a main key showed. `cause` None: it can be used. `generation` None: its KMS hides it.
+class PollResult:
+    """What a poll of a main key showed. `cause` None: it can be used. `generation` None: its KMS hides it.
 
-    `answered`: whether it is the KMS's own word. `asked` False: there was no look; it is to be had soon.
+    `answered`: whether it is the KMS's own word. `asked` False: there was no poll; it is to be made soon.
     """
 
     key: str
@@ -43,12 +43,12 @@ class Seen:
 
 
 Keys = AsyncIterable[str] | Iterable[str]
-Look = Callable[[str], Awaitable[Seen]]
+Look = Callable[[str], Awaitable[PollResult]]
 Sleep = Callable[[float], Awaitable[None]]
 
 
 def endpoint_of(key: str) -> str:
-    """Which endpoint answers for a key, and falls silent as a whole: AWS has one a region, whoever owns the key."""
+    """Return which endpoint answers for a key, and falls silent as a whole: AWS has one per region."""
     scheme = key.partition(":")[0]
     try:
         arn = AwsKeyArn.of(MainKeyUri.parse(key))
@@ -66,7 +66,7 @@ async def poll(
     per_endpoint: int,
     clock: Callable[[], float] = time.monotonic,
     sleep: Sleep = asyncio.sleep,
-) -> AsyncGenerator[Seen, None]:
+) -> AsyncGenerator[PollResult, None]:
     """Look at every key once; sights come as they are had. What `look` or `keys` raises ends the poll and is raised.
 
     `rate` in calls a second; `concurrency` calls at once, `per_endpoint` of them to one endpoint.
@@ -90,7 +90,7 @@ class _Budget:
         self._next = clock()
 
     async def take(self) -> None:
-        """Wait for one call's turn."""
+        """Wait until one more call may be made."""
         now = self._clock()
         turn = max(self._next, now - BURST_SECONDS)
         self._next = turn + self._step
@@ -116,10 +116,10 @@ class _Pass:
         self._look, self._budget, self._per_endpoint = look, budget, per_endpoint
         self._room = asyncio.Semaphore(concurrency)
         self._endpoints: dict[str, _Endpoint] = {}
-        self.sights: asyncio.Queue[Seen | None] = asyncio.Queue(concurrency)
+        self.sights: asyncio.Queue[PollResult | None] = asyncio.Queue(concurrency)
 
     async def run(self, keys: Keys) -> None:
-        """Look at them all; None ends the sights."""
+        """Poll them all; None ends the results."""
         try:
             async with asyncio.TaskGroup() as group:
                 async for key in _each(keys):
@@ -130,7 +130,7 @@ class _Pass:
             await self.sights.put(None)
 
     async def _enqueue(self, key: str, group: asyncio.TaskGroup) -> None:
-        """Put a key into its endpoint's line, with somebody to serve it."""
+        """Put a key into its endpoint's line, with a task to serve it."""
         endpoint = self._endpoints.setdefault(endpoint_of(key), _Endpoint())
         if not await self._has_room(endpoint):
             await self.sights.put(_not_asked(key))
@@ -161,7 +161,7 @@ class _Pass:
         finally:
             endpoint.lookers -= 1
 
-    async def _look_at(self, key: str, endpoint: _Endpoint) -> Seen:
+    async def _look_at(self, key: str, endpoint: _Endpoint) -> PollResult:
         async with self._room:
             if endpoint.unanswered >= self._per_endpoint:
                 return _not_asked(key)
@@ -171,8 +171,8 @@ class _Pass:
             return seen
 
 
-def _not_asked(key: str) -> Seen:
-    return Seen(key=key, detail="Its endpoint gives no answer.", answered=False, asked=False)
+def _not_asked(key: str) -> PollResult:
+    return PollResult(key=key, detail="Its endpoint gives no answer.", answered=False, asked=False)
 
 
 async def _each(keys: Keys) -> AsyncIterator[str]:

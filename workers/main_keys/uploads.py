@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from schemas.envelope import NONCE_BYTES
 from schemas.keys import KEY_BYTES, MainKeyUri
+from schemas.keys import MANAGED as MANAGED
 from workers.errors import (
     Cause,
     KmsRefused,
@@ -41,7 +42,6 @@ from workers.errors import (
     WrapReason,
     WrapRefused,
 )
-from workers.kms.local.managed import URI as MANAGED
 from workers.kms.local.uploaded import sealing_context
 from workers.kms.port import MainKey
 from workers.runtime.transaction_retry import again_after_conflict
@@ -49,7 +49,7 @@ from workers.services import Services
 from workers.store import uploads as store
 from workers.store.database import Connection
 from workers.store.environments import Environment, find_environment, get_environment, lock_environment, raise_epoch
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 from workers.store.uploads import Params, ParamsState
 
 RSA_BITS = 3072
@@ -88,7 +88,7 @@ class UploadParams:
 
 
 def create_params(services: Services, environment: str | UUID, actor: str) -> UploadParams:
-    """New parameters for an environment's next key. Raises NotFound, NotConfigured without the platform's own key."""
+    """Create parameters for an environment's next key. Raises NotFound, NotConfigured without the managed key."""
     with services.database.read() as connection:
         found = find_environment(connection, environment)
     params_id, private_key = uuid4(), rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
@@ -134,7 +134,9 @@ def accept(services: Services, params_id: UUID, wrapped: bytes, algorithm: str, 
     sealed = services.loop.run(_managed(services).wrap(material, context))
     uri = MainKeyUri("uploaded", str(key_id))
     with services.database.write() as connection:
-        _require_open(store.find_params(connection, params_id, lock=True), params_id)  # R2: one key, whoever is first
+        _require_open(
+            store.find_params(connection, params_id, lock=True), params_id
+        )  # R2: one key, of the first request
         store.insert_key(
             connection,
             key_id=key_id,
@@ -183,7 +185,7 @@ def end_expired(services: Services) -> int:
 
 
 def _open_params(services: Services, params_id: UUID) -> Params:
-    """The parameters, while they take a key. Raises NotFound, UploadParamsSpent."""
+    """Return the parameters, while they take a key. Raises NotFound, UploadParamsSpent."""
     end_expired(services)
     with services.database.read() as connection:
         return _require_open(store.find_params(connection, params_id), params_id)
@@ -216,7 +218,7 @@ def _note_refusal(services: Services, params: Params, error: UploadRefused, acto
 
 
 def _unwrap(private_key: rsa.RSAPrivateKey, wrapped: bytes, algorithm: str, params: UUID) -> bytes:
-    """The key that was wrapped: 32 bytes, not all equal. Raises UploadRefused; nothing of the key is in it (R10)."""
+    """Unwrap the uploaded key: 32 bytes, not all equal. Raises UploadRefused; nothing of the key is in it (R10)."""
     if algorithm not in set(UploadAlgorithm):
         why = f"The algorithms are {', '.join(UploadAlgorithm)}."
         raise UploadRefused(params=params, fault=UploadFault.UNKNOWN_ALGORITHM, why=why)
@@ -234,7 +236,7 @@ def _unwrap(private_key: rsa.RSAPrivateKey, wrapped: bytes, algorithm: str, para
 
 
 def _decrypted(private_key: rsa.RSAPrivateKey, wrapped: bytes, algorithm: UploadAlgorithm) -> bytes:
-    """Raises ValueError, InvalidUnwrap."""
+    """Decrypt by the algorithm that was named. Raises ValueError, InvalidUnwrap."""
     if len(wrapped) > MAX_WRAPPED_BYTES:
         raise ValueError("too long")
     if algorithm is UploadAlgorithm.RSAES_OAEP_SHA_256:
@@ -251,7 +253,7 @@ def _seal_private_key(private_key: rsa.RSAPrivateKey, secret: bytes, params_id: 
 
 
 def _private_key(services: Services, params: Params) -> rsa.RSAPrivateKey:
-    """Raises KmsRefused where the platform's own key does not open it."""
+    """Open the parameters' private key. Raises KmsRefused if the platform's own key does not open it."""
     context = _params_context(params.environment_id, params.params_id)
     sealed = params.sealed_private_key or b""
     try:
@@ -295,4 +297,4 @@ def _key_id(uri: MainKeyUri) -> UUID:
 def _tell(
     connection: Connection, action: str, actor: str, environment: Environment, facts: Mapping[str, object]
 ) -> None:
-    tell(connection, action, actor=actor, environment_id=environment.environment_id, facts=facts)
+    record_event(connection, action, actor=actor, environment_id=environment.environment_id, facts=facts)

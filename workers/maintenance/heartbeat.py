@@ -1,7 +1,7 @@
 """A process's own row: that it is there, what it last did, and what it counted; written every few seconds.
 
-Two different things are said. `seen_at` is a ping from a thread: it tells a frozen process, and no more. Progress is
-noted by whoever did something for a message: a process that is there and consumes nothing makes none.
+Two different things are said. `seen_at` is a ping from a thread: it shows a frozen process, and no more. Progress is
+noted by the code that did something for a message: a process that is there and consumes nothing makes none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ library whose locks are held by a thread that the child does not have."""
 os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_writing.release)
 
 
-class Presence:
+class Heartbeat:
     """One process among the workers."""
 
     def __init__(self, database: Database, counters: Counters, *, owner: str, name: str, queues: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ class Presence:
         self._thread.start()
 
     def note_progress(self, queue: str, *, canary: bool = False) -> None:
-        """Something was done for a message of `queue`."""
+        """Note that something was done for a message of `queue`."""
         self._counters.count(MESSAGES_TAKEN, queue)
         self._progressed = True
         self._canary = self._canary or canary

@@ -1,7 +1,7 @@
-"""Canaries: beat sends one through each queue, and whoever takes it writes down that it came.
+"""Canaries: beat sends one through each queue, and the worker that takes it records that it came.
 
 A worker can be alive and take nothing: a queue is served where its canaries arrive. A canary is a hint like any
-message: whoever can reach the broker can send one, and names a queue of ours at most.
+message: anyone who can reach the broker can send one, and names a queue of ours at most.
 """
 
 from __future__ import annotations

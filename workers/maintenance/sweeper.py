@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from producers.publisher import KombuPublisher, MemoryPublisher
 from workers.main_keys import uploads
 from workers.main_keys.resealing import reseal
 from workers.runtime.failpoints import Point, reach
 from workers.runtime.logs import log
 from workers.runtime.transaction_retry import again_after_conflict
 from workers.services import Services
-from workers.store import fair_queue, inbox, outbox, schedule
-from workers.store.audit import ChainVerdict, verify_chain
-from workers.store.audit_checks import record_check
+from workers.store import fair_queue, inbox, schedule
 
 WAKE_UPS = 64
-"""Wake-ups that one sweep sends for repacks at most: each worker that answers goes on from turn to turn anyway."""
+"""Wake-ups that one sweep sends for repacks at most: each worker that answers passes it on anyway."""
 
 FRESH_SECONDS = 5.0
 """An event that was received a moment ago has a wake-up of its own: a second one would have its keys probed twice."""
-
-PUBLISHED_AT_ONCE = 200
-"""Events published in one transaction of the outbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +31,7 @@ class Swept:
 
 @again_after_conflict
 def take_tick(services: Services, job: str, seconds: float) -> bool:
-    """Whether this process is the one to run a job in this slot of time."""
+    """Return True if this process is the one to run a job in this slot of time."""
     with services.database.write() as connection:
         return schedule.take(connection, job, seconds)
 
@@ -58,35 +52,3 @@ def sweep(services: Services) -> Swept:
     swept = Swept(len(waiting), len(events), uploads.end_expired(services), reseal(services))
     log.debug("sweep.finished", **asdict(swept))
     return swept
-
-
-def verify_audit(services: Services) -> ChainVerdict:
-    """Follow the audit chain, and write down what was found: whoever asks later need not follow it again."""
-    with services.database.snapshot() as connection:
-        verdict = verify_chain(connection)
-    with services.database.write() as connection:
-        record_check(connection, verdict)
-    if not verdict.whole:
-        log.error("audit.broken", record=verdict.broken_at, why=verdict.why)
-    return verdict
-
-
-def publish_outbox(services: Services, publisher: KombuPublisher | MemoryPublisher) -> int:
-    """Publish what waits, oldest first; marked only once the broker has it: at least once (R11). Raises BrokerAway.
-
-    A broker that has lost everything gets its queue of inbound events back here, a sweep later at most: until then it
-    drops what other services publish.
-    """
-    publisher.declare()
-    total = 0
-    while True:
-        with services.database.write() as connection:
-            waiting = outbox.claim_unpublished(connection, limit=PUBLISHED_AT_ONCE)
-        if not waiting:
-            return total
-        reach(Point.OUTBOX_CLAIMED)
-        publisher.publish_all([(body, name) for _, name, body in waiting])
-        reach(Point.OUTBOX_PUBLISHED)
-        with services.database.write() as connection:
-            outbox.mark_published(connection, [row for row, _, _ in waiting])
-        total += len(waiting)

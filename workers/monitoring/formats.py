@@ -1,4 +1,4 @@
-"""How figures are written for people: amounts, moments, durations; the same in a terminal and on a page."""
+"""Formats figures for people: amounts, moments, durations; the same in a terminal and on a page."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 
 
 def amount(value: float) -> str:
-    """Such as 1,234,567."""
+    """Format a number such as 1,234,567."""
     return f"{value:,.0f}"
 
 
 def moment(seconds: float | None) -> str:
-    """A time such as 2031-05-06 07:08:09 UTC; empty for None."""
+    """Format a time such as 2031-05-06 07:08:09 UTC; empty for None."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds is not None else ""
 
 
 def duration(seconds: float | None) -> str:
-    """Such as 0.8 s, 42 s, 3 min 05 s, 2 h 10 min; "unknown" for None."""
+    """Format a duration such as 0.8 s, 42 s, 3 min 05 s, 2 h 10 min; "unknown" for None."""
     if seconds is None:
         return "unknown"
     if seconds < 10:

@@ -1,4 +1,5 @@
-"""Is it alive, is it ready. Pure judgements of an overview, for probes; each answer has its reasons.
+"""Judges whether a worker is alive, and whether the system is ready. Pure: from an overview, each answer with its
+reasons.
 
 Alive is progress and not a ping: a worker is dead where a message waits in a queue it serves, no canary comes out of
 that queue, and the worker itself has done nothing for any message meanwhile. What a restart does not mend never says
@@ -28,12 +29,12 @@ class Health:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Return True if nothing speaks against it."""
         return not self.reasons
 
 
 def judge_worker(overview: Overview, name: str, *, canary_seconds: float) -> Health:
-    """Whether a worker is alive. `name` as it was started, with or without its host."""
+    """Judge whether a worker is alive. `name` as it was started, with or without its host."""
     mine = [worker for worker in overview.workers if name in (worker.seen.name, worker.seen.name.partition("@")[0])]
     if not mine:
         return Health(reasons=(f"No process of worker {name} is heard of.",))
@@ -51,12 +52,12 @@ def _stuck(overview: Overview, mine: Sequence[WorkerView], patience: float) -> I
 
 
 def is_unserved(queue: QueueView, patience: float) -> bool:
-    """Whether something waits in it, and no canary has come out of it for so long."""
+    """Return True if something waits in the queue, and no canary has come out of it for so long."""
     return bool(queue.depth) and (inf if queue.canary_seconds is None else queue.canary_seconds) > patience
 
 
 def judge_service(overview: Overview, *, canary_seconds: float) -> Health:
-    """Whether the whole of it makes progress: the broker, the clock, every queue."""
+    """Judge whether the whole of it makes progress: the broker, the clock, every queue."""
     return Health(reasons=tuple(_missing(overview, canary_seconds * CANARIES_MISSED)))
 
 

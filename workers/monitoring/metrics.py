@@ -46,15 +46,15 @@ PREFIX = "keyrepack_"
 class OverviewMetrics(Collector):
     """Looks when it is asked. A database that is away is said to be so."""
 
-    def __init__(self, look: Callable[[], Overview]) -> None:
-        self._look, self._one_at_a_time = look, threading.Lock()
+    def __init__(self, read: Callable[[], Overview]) -> None:
+        self._read, self._one_at_a_time = read, threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
         """See Collector.collect."""
         yield InfoMetricFamily(PREFIX + "build", "This program's version.", {"version": VERSION})
         try:
             with self._one_at_a_time:
-                overview = self._look()
+                overview = self._read()
         except DatabaseFailed:
             yield _gauge("database_up", "Whether the database answers.", 0)
             return
@@ -64,10 +64,10 @@ class OverviewMetrics(Collector):
             yield from part(overview)
 
 
-def make_page(look: Callable[[], Overview]) -> Callable[[str], tuple[str, bytes]]:
-    """A function from an Accept header to (content type, text)."""
+def make_page(read: Callable[[], Overview]) -> Callable[[str], tuple[str, bytes]]:
+    """Make a function from an Accept header to (content type, text)."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(OverviewMetrics(look))
+    registry.register(OverviewMetrics(read))
 
     def page(accept: str) -> tuple[str, bytes]:
         encode, content_type = choose_encoder(accept)
@@ -164,7 +164,7 @@ def _main_keys(overview: Overview) -> Iterator[Metric]:
 
 
 def _budgets(overview: Overview) -> Iterator[Metric]:
-    """The scarcest of each kind of KMS: an account may be a tenant's, and is not named."""
+    """Yield the scarcest budget of each kind of KMS: an account may be a tenant's, and is not named."""
     kinds = sorted({budget.scope.partition(":")[0] for budget in overview.budgets})
     ratio = GaugeMetricFamily(
         PREFIX + "kms_budget_ratio", "Rate of KMS calls allowed now, of the one that was set.", labels=["kms"]
@@ -208,7 +208,7 @@ class _Histogram:
 
 
 def _histograms(counts: Mapping[Key, float], name: str) -> Iterator[_Histogram]:
-    """One for each set of labels that was observed."""
+    """Yield a histogram for each set of labels that was observed."""
     for (key, labels), total in sorted(counts.items()):
         if key != name + SUM:
             continue

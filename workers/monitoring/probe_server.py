@@ -15,6 +15,7 @@ from workers.monitoring.health import STARTING_SECONDS, Health, judge_service, j
 from workers.monitoring.overview import Overview
 from workers.runtime.logs import log
 from workers.runtime.settings import Settings
+from workers.runtime.single_flight import Recent
 from workers.store.database import Database
 from workers.store.revisions import require_current
 
@@ -22,11 +23,11 @@ READ_SECONDS = 5.0
 """How long a client may take over its request."""
 
 KEPT_SECONDS = 1.0
-"""How long a look serves all who ask: many probes at once cost what one costs."""
+"""How old an overview may be that answers a probe or a scrape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ProbeAnswer:
     """What a path says."""
 
     status: int
@@ -34,32 +35,22 @@ class Answer:
     body: bytes
 
 
-Page = Callable[[Mapping[str, str]], Answer]
+Page = Callable[[Mapping[str, str]], ProbeAnswer]
 """From the request's headers to its answer."""
 
 
-class SharedLook:
-    """One look for all who ask within KEPT_SECONDS. Safe under threads."""
-
-    def __init__(self, look: Callable[[], Overview], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._look, self._clock, self._lock = look, clock, threading.Lock()
-        self._seen: tuple[float, Overview] | None = None
-
-    def __call__(self) -> Overview:
-        """An overview of this second. Raises DatabaseFailed."""
-        with self._lock:
-            if self._seen is None or self._clock() - self._seen[0] > KEPT_SECONDS:
-                self._seen = (self._clock(), self._look())
-            return self._seen[1]
+def shared_overview(read: Callable[[], Overview], *, clock: Callable[[], float] = time.monotonic) -> Recent[Overview]:
+    """Read an overview at most once per second, for all who ask: many probes at once cost what one costs."""
+    return Recent(read, seconds=KEPT_SECONDS, clock=clock)
 
 
 class Probes:
-    """`/livez` and `/readyz` of one process. `worker`: which worker it is; None: one that only looks."""
+    """`/livez` and `/readyz` of one process. `worker`: which worker it is; None: a process that only reads."""
 
     def __init__(
         self,
         database: Database,
-        look: Callable[[], Overview],
+        read: Callable[[], Overview],
         settings: Settings,
         *,
         worker: str | None,
@@ -67,39 +58,39 @@ class Probes:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`grace`: seconds in which a worker is taken to be starting."""
-        self._database, self._look, self._settings, self._worker = database, look, settings, worker
+        self._database, self._read, self._settings, self._worker = database, read, settings, worker
         self._clock, self._until = clock, clock() + grace
 
     def alive(self) -> Health:
-        """Whether a restart would mend something."""
+        """Judge whether a restart would mend something."""
         if self._worker is None or self._clock() < self._until:
             return Health()
         try:
-            return judge_worker(self._look(), self._worker, canary_seconds=self._settings.canary_seconds)
+            return judge_worker(self._read(), self._worker, canary_seconds=self._settings.canary_seconds)
         except DatabaseFailed:
             return Health()
 
     def ready(self) -> Health:
-        """Whether it can do its work now: database, schema, broker."""
+        """Judge whether it can do its work now: database, schema, broker."""
         try:
             require_current(self._database)
-            broker = self._look().broker
+            broker = self._read().broker
         except Exception as error:  # noqa: BLE001 - a probe says what is wrong, whatever it is
             return Health(reasons=(str(error) or type(error).__name__,))
         return Health() if broker.answers else Health(reasons=(broker.why,))
 
     def progressing(self) -> Health:
-        """Whether the whole system makes progress. Raises DatabaseFailed."""
-        return judge_service(self._look(), canary_seconds=self._settings.canary_seconds)
+        """Judge whether the whole system makes progress. Raises DatabaseFailed."""
+        return judge_service(self._read(), canary_seconds=self._settings.canary_seconds)
 
     def pages(self) -> dict[str, Page]:
-        """By path."""
+        """Return the pages by path."""
         return {"/livez": lambda _: _said(self.alive()), "/readyz": lambda _: _said(self.ready())}
 
 
-def _said(health: Health) -> Answer:
+def _said(health: Health) -> ProbeAnswer:
     body = json.dumps({"ok": health.is_well, "reasons": health.reasons}).encode() + b"\n"
-    return Answer(status=200 if health.is_well else 503, content_type="application/json", body=body)
+    return ProbeAnswer(status=200 if health.is_well else 503, content_type="application/json", body=body)
 
 
 class Listener:
@@ -135,19 +126,21 @@ def _handler(pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
             if page is None:
-                self._answer(Answer(status=404, content_type="text/plain", body=b"There is no such page.\n"))
+                self._answer(ProbeAnswer(status=404, content_type="text/plain", body=b"There is no such page.\n"))
                 return
             try:
                 answer = page(dict(self.headers))
-            except Exception as error:  # noqa: BLE001 - whoever scrapes is told that it failed; the process goes on
+            except Exception as error:  # noqa: BLE001 - the scraper learns that it failed; the process goes on
                 log.warning("listener.failed", path=self.path, error=type(error).__name__)
-                answer = Answer(status=500, content_type="text/plain", body=b"It could not be read; see the log.\n")
+                answer = ProbeAnswer(
+                    status=500, content_type="text/plain", body=b"It could not be read; see the log.\n"
+                )
             self._answer(answer)
 
         def do_HEAD(self) -> None:
             self.do_GET()
 
-        def _answer(self, answer: Answer) -> None:
+        def _answer(self, answer: ProbeAnswer) -> None:
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.content_type)
             self.send_header("Content-Length", str(len(answer.body)))
@@ -157,6 +150,6 @@ def _handler(pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(answer.body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """A probe every few seconds is no event."""
+            """Log nothing: a probe every few seconds is no event."""
 
     return Handler

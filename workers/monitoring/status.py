@@ -1,4 +1,4 @@
-"""One line for whoever was woken at night: is something wrong, what, and where to look. Pure."""
+"""One line for an operator who was woken at night: is something wrong, what, and where to read on. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Level(StrEnum):
     """How bad it is."""
 
     GOOD = "good"
-    WATCH = "watch"  # somebody should look, today
-    BAD = "bad"  # somebody should look now
+    WATCH = "watch"  # an operator should read on, today
+    BAD = "bad"  # an operator should read on now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Status:
     """All of it in a line, and the reasons, the worst first."""
 
     level: Level
@@ -43,16 +43,16 @@ class Verdict:
     reasons: tuple[Reason, ...]
 
 
-def judge(overview: Overview, *, rejected: int) -> Verdict:
-    """What to make of an overview; `rejected`: events in which nobody has looked yet."""
+def judge(overview: Overview, *, rejected: int) -> Status:
+    """Judge an overview; `rejected`: events that are not settled yet."""
     found = [*_processes(overview), *_queues(overview), *_data(overview, rejected), *_promises(overview)]
     reasons = tuple(sorted(found, key=lambda reason: list(Level).index(reason.level), reverse=True))
     bad = sum(reason.level == Level.BAD for reason in reasons)
     if bad:
-        return Verdict(level=Level.BAD, text=f"{_things(bad)} wrong now.".capitalize(), reasons=reasons)
+        return Status(level=Level.BAD, text=f"{_things(bad)} wrong now.".capitalize(), reasons=reasons)
     if reasons:
-        return Verdict(level=Level.WATCH, text=f"Working; {_things(len(reasons))} worth a look.", reasons=reasons)
-    return Verdict(level=Level.GOOD, text="All is well.", reasons=())
+        return Status(level=Level.WATCH, text=f"Working; {_things(len(reasons))} worth a look.", reasons=reasons)
+    return Status(level=Level.GOOD, text="All is well.", reasons=())
 
 
 def _things(count: int) -> str:

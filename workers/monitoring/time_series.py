@@ -20,7 +20,7 @@ class Series:
         self._newest: tuple[float, float] | None = None
 
     def add(self, at: float, count: float) -> None:
-        """The count as it was at a time; times never go back. A count that fell has begun anew."""
+        """Add the count as it was at a time; times never go back. A count that fell has begun anew."""
         if self._newest is not None and (at <= self._newest[0] or count < self._newest[1]):
             if at <= self._newest[0]:
                 return
@@ -30,7 +30,9 @@ class Series:
             self._samples.append(self._newest)
 
     def rate(self, seconds: float) -> float | None:
-        """A second, over the last `seconds`, a sample more, or since the first. None where there was but one look."""
+        """Return the average increase per second over the last `seconds` (since the first sample if that is later).
+        None with fewer than two samples.
+        """
         if self._newest is None:
             return None
         at, count = self._newest

@@ -1,4 +1,4 @@
-"""What every stage's walk is made of: a batch that was prepared outside a transaction and is written inside one."""
+"""The parts of every stage's walk: a batch is prepared outside a transaction and written inside one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from schemas.ranges import Cursor
 from workers.errors import KmsRefused, KmsUnreachable
-from workers.runtime.phase_timer import Stopwatch
+from workers.runtime.phase_timer import PhaseTimer
 from workers.services import Services
-from workers.store.data_key_pages import Cursor
 from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.repacks import Repack
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A repack at work: what its walks look at."""
+    """A repack at work: what its walks work on."""
 
     services: Services
     repack: Repack
     environment: Environment
-    watch: Stopwatch = field(default_factory=Stopwatch, compare=False)
+    timer: PhaseTimer = field(default_factory=PhaseTimer, compare=False)
 
 
 def traced(name: str) -> Callable[[Callable[Concatenate[Run, Shard, P], T]], Callable[Concatenate[Run, Shard, P], T]]:
-    """A span around work on a shard, linked to the start of its repack."""
+    """Trace work on a shard in a span that is linked to the start of its repack."""
 
     def around(work: Callable[Concatenate[Run, Shard, P], T]) -> Callable[Concatenate[Run, Shard, P], T]:
         @wraps(work)
@@ -56,7 +56,7 @@ class Batch(Protocol):
         """Store it, in the transaction that also stores the checkpoint; may lower `cursor` and `is_last`."""
 
     def written(self) -> None:
-        """It has been committed: only now may its material be remembered."""
+        """Learn that the batch was committed: only now may its material be remembered."""
 
 
 class Walk(Protocol):
@@ -70,7 +70,7 @@ class Walk(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Nothing:
+class EmptyBatch:
     """A batch without keys: the cursor moves, or the shard ends."""
 
     cursor: Cursor
@@ -78,8 +78,8 @@ class Nothing:
     failure: KmsRefused | KmsUnreachable | None = None
 
     def write(self, connection: Connection) -> Tally:
-        """Nothing to store."""
+        """Store nothing."""
         return Tally()
 
     def written(self) -> None:
-        """Nothing to remember."""
+        """Remember nothing."""

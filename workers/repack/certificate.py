@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from schemas.keys import MANAGED as MANAGED
 from schemas.keys import KeyKind, TopState
-from workers.kms.local.managed import URI as MANAGED
 from workers.store.audit import lock_head
 from workers.store.database import Connection
 from workers.store.environments import Environment, all_tops
@@ -28,7 +28,7 @@ sealed by the old one."""
 def make_certificate(
     connection: Connection, repack: Repack, environment: Environment, *, backup_retention: float
 ) -> dict[str, Any]:
-    """What is true as the move closes, in the transaction that closes it. JSON values only.
+    """Make the certificate of what is true as the move closes, in the transaction that closes it. JSON values only.
 
     Backups hold wraps of the old main key for `backup_retention` seconds more: `holds_from` is when they are gone.
     """
@@ -67,7 +67,7 @@ def _statement(repack: Repack) -> str:
 
 
 def _census(connection: Connection, environment: Environment, top_version: int) -> tuple[int, str]:
-    """How many root versions are under `top_version`, and SHA-256 over kind, key id, version, fingerprint of each."""
+    """Count the root versions under `top_version`, and hash kind, key id, version and fingerprint of each (SHA-256)."""
     count, digest = 0, hashlib.sha256()
     for kind in (KeyKind.WRAPPING, KeyKind.DATA):
         after = 0
@@ -81,7 +81,7 @@ def _census(connection: Connection, environment: Environment, top_version: int) 
 
 
 def _is_left_behind(top: dict[str, Any], repack: Repack) -> bool:
-    """A top that an earlier repack could not close its move from."""
+    """Return True for a top from which an earlier repack could not close its move."""
     return bool(top["state"] == TopState.DRAINING and top["version"] < repack.from_top)
 
 

@@ -1,54 +1,36 @@
-"""What may happen to a repack from outside: pause, resume, abort, stop, retry.
-
-And what holds it up: a main key that is away, a database that is full. Then it is blocked, and looks again by itself.
-"""
+"""Controls a repack by an operator's word: pause, resume, abort, stop, retry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from schemas.errors import IllegalMove
-from schemas.keys import MainKeyUri, TopState
+from schemas.keys import TopState
 from schemas.states import RepackState, Stage
 from workers.errors import (
-    DatabaseFailed,
-    DatabaseFull,
     EnvironmentLocked,
-    KmsRefused,
-    KmsUnreachable,
     RepackConflict,
 )
-from workers.repack.probe import probe_replacement
 from workers.runtime.failpoints import Point, reach
-from workers.runtime.logs import log
 from workers.runtime.transaction_retry import again_after_conflict
 from workers.services import Services
 from workers.store import shards
 from workers.store.database import Connection
-from workers.store.disk_space import require_room
 from workers.store.environments import (
-    TopVersion,
     drop_root_wraps,
     get_environment,
     lock_environment,
     set_top_state,
 )
 from workers.store.quarantine import release
-from workers.store.repacks import Repack, change_state, get_repack, latest_repack, set_columns
+from workers.store.repacks import Repack, change_state, get_repack, latest_repack
 from workers.store.roots import restore_parent_versions
-from workers.store.types import read_clock
-
-SOURCE, TARGET = "source", "target"
-"""Which main key holds a repack up: the one it leaves, or the one it goes to."""
-
-DATABASE_SIDE = "database"
-"""The side that a repack is blocked by where neither main key is at fault."""
 
 
 def pause(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
     """Stop work within a batch; `resume` goes on where it was. Raises IllegalMove."""
     facts = {"reason": reason}
-    return _steer(
+    return change_under_lock(
         services,
         repack,
         lambda connection, current: change_state(
@@ -75,7 +57,7 @@ def resume(services: Services, repack: Repack, *, actor: str, reason: str = "") 
             connection, current, current.stage_state, "repack.resumed", actor=actor, facts=facts, probes=0
         )
 
-    return _steer(services, repack, write)
+    return change_under_lock(services, repack, write)
 
 
 def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
@@ -109,7 +91,7 @@ def abort(services: Services, repack: Repack, *, actor: str, reason: str = "") -
         reach(Point.ABORT_WRITTEN)
         return changed
 
-    return _steer(services, repack, write)
+    return change_under_lock(services, repack, write)
 
 
 def stop(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
@@ -130,7 +112,7 @@ def stop(services: Services, repack: Repack, *, actor: str, reason: str = "") ->
         reach(Point.STOP_WRITTEN)
         return changed
 
-    return _steer(services, repack, write)
+    return change_under_lock(services, repack, write)
 
 
 def retry(services: Services, repack: Repack, *, actor: str, reason: str = "") -> Repack:
@@ -161,107 +143,7 @@ def retry(services: Services, repack: Repack, *, actor: str, reason: str = "") -
             facts={"reason": reason, "keys": keys},
         )
 
-    return _steer(services, repack, write)
-
-
-def block(services: Services, repack: Repack, error: KmsRefused | KmsUnreachable) -> Repack:
-    """Park a repack whose main key is away, with a typed reason; it looks again by itself."""
-    side = _side(repack, error.main_key)
-    return _park(services, repack, side, error.cause.value, str(error), main_key=error.main_key)
-
-
-def _side(repack: Repack, main_key: str) -> str:
-    return SOURCE if main_key == repack.source_key != repack.target_key else TARGET
-
-
-def park_until_room(services: Services, repack: Repack, error: DatabaseFull) -> None:
-    """Park a repack whose database is full, if that much can still be written; else the log alone says so.
-
-    Either way nothing is lost: the sweeper comes back, and it goes on once there is room.
-    """
-    log.error("database.full", repack=str(repack.repack_id), code=error.code, why=error.why, remedy=error.remedy)
-    try:
-        _park(services, repack, DATABASE_SIDE, error.code, str(error))
-    except DatabaseFailed as failed:
-        log.warning("repack.not_parked", repack=str(repack.repack_id), code=failed.code)
-
-
-def _park(services: Services, repack: Repack, side: str, cause: str, detail: str, **facts: str) -> Repack:
-    def write(connection: Connection, current: Repack) -> Repack:
-        if not current.is_running:
-            return current
-        now, wait = read_clock(connection), services.settings.kms_probe_seconds
-        log.warning("repack.blocked", repack=str(current.repack_id), side=side, cause=cause)
-        return change_state(
-            connection,
-            current,
-            RepackState.BLOCKED,
-            "repack.blocked",
-            actor=services.owner,
-            facts={"side": side, "cause": cause, **facts},
-            block_side=side,
-            block_cause=cause,
-            block_detail=detail,
-            blocked_at=now,
-            probe_at=now + wait,
-            probes=0,
-        )
-
-    return _steer(services, repack, write)
-
-
-def look_again(services: Services, repack: Repack) -> Repack:
-    """Look at what a blocked repack waits for if it is time; go on if it is back, else wait longer."""
-    with services.database.read() as connection:
-        is_locked = get_environment(connection, repack.environment).lock_cause is not None
-    if is_locked or (repack.probe_at is not None and services.database.now() < repack.probe_at):
-        return repack
-    what_holds = _still_full(services) if repack.block_side == DATABASE_SIDE else _first_failure(services, repack)
-
-    def write(connection: Connection, current: Repack) -> Repack:
-        if current.state != RepackState.BLOCKED or current.probes != repack.probes:
-            return current
-        if what_holds is None:
-            return change_state(
-                connection,
-                current,
-                current.stage_state,
-                "repack.resumed",
-                actor=services.owner,
-                facts={"was": current.block_cause},
-                probes=0,
-            )
-        settings, probes = services.settings, current.probes + 1
-        wait = min(settings.kms_probe_max_seconds, settings.kms_probe_seconds * 2 ** min(probes, 16))
-        return set_columns(connection, current, probes=probes, probe_at=read_clock(connection) + wait, **what_holds)
-
-    return _steer(services, repack, write)
-
-
-def _still_full(services: Services) -> dict[str, str] | None:
-    """What to write of a database that takes nothing yet. Room for a few batches is wanted, or it only stumbles on."""
-    try:
-        require_room(services.database)
-    except DatabaseFailed as error:
-        return {"block_detail": str(error)}
-    return None
-
-
-def _first_failure(services: Services, repack: Repack) -> dict[str, str] | None:
-    """What to write of the main keys that a repack needs now, if one is still away: it may be another one by now."""
-    with services.database.read() as connection:
-        environment = get_environment(connection, repack.environment)
-    # R1: a quarantined root keeps the move open into the renewal, and new roots are wrapped under both.
-    needed = repack.source_key if repack.move_closed_at is None else repack.target_key
-    source = TopVersion(version=0, main_key=needed, generation=None, state=TopState.ACTIVE)
-    probe = probe_replacement(services, environment, source, MainKeyUri.parse(repack.target_key))
-    bad = next((finding for finding in probe.findings if not finding.ok), None)
-    if bad is None:
-        return None
-    seen = {"block_detail": bad.cause}
-    if bad.refusal is not None:
-        seen |= {"block_side": _side(repack, bad.main_key), "block_cause": bad.refusal.value}
-    return seen
+    return change_under_lock(services, repack, write)
 
 
 def _is_held(repack: Repack) -> bool:
@@ -269,8 +151,8 @@ def _is_held(repack: Repack) -> bool:
 
 
 @again_after_conflict
-def _steer(services: Services, repack: Repack, write: Callable[[Connection, Repack], Repack]) -> Repack:
-    """Change a repack under the locks of its environment and itself, then wake whoever has to know."""
+def change_under_lock(services: Services, repack: Repack, write: Callable[[Connection, Repack], Repack]) -> Repack:
+    """Change a repack under the locks of its environment and itself, then wake workers and the outbox relay."""
     with services.database.write() as connection:
         lock_environment(connection, repack.environment)
         changed = write(connection, get_repack(connection, repack.id))

@@ -1,4 +1,4 @@
-"""What a repack would come to: probes, keys, shards, KMS calls, time, and what stands in its way. Changes nothing."""
+"""The dry run of a repack: probes, keys, shards, KMS calls, time, and what stands in its way. Changes nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from schemas.errors import KeyrepackError
 from schemas.keys import MainKeyUri
 from schemas.states import Mode, RepackState, Stage
 from workers.errors import AlreadyInForce, EnvironmentLocked, HierarchyBroken, RepackConflict, ReplacedTooSoon
-from workers.locks.guards import next_replacement
 from workers.repack.planning import KEYS_IN_SHRED_SHARD, plan_move
 from workers.repack.probe import Probe, probe_replacement
+from workers.repack.replacement_interval import next_replacement
 from workers.repack.sharding import cut_children
 from workers.services import Services
 from workers.store.database import Connection
@@ -98,7 +98,7 @@ def forecast(
 def _shards(
     connection: Connection, services: Services, environment: Environment, mode: Mode, keys: dict[str, dict[int, int]]
 ) -> dict[str, int]:
-    """How many shards each stage would have, by the engine's own planner."""
+    """Count the shards that each stage would have, by the engine's own planning."""
     shards = {Stage.MOVE.value: len(plan_move(connection, environment))}
     if mode == Mode.SHALLOW:
         return shards
@@ -118,7 +118,7 @@ def _shards(
 def _calls(
     services: Services, keys: dict[str, dict[int, int]], source: MainKeyUri, target: MainKeyUri, mode: Mode
 ) -> int:
-    """Calls over a network: per root to move it, per wrapping root to renew it."""
+    """Count the calls over a network: per root to move it, per wrapping root to renew it."""
     wrapping = keys["wrapping"].get(1, 0)
     roots = wrapping + keys["data"].get(1, 0)
     from_afar, to_afar = source.scheme not in LOCAL, target.scheme not in LOCAL

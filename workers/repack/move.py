@@ -8,13 +8,13 @@ from itertools import takewhile
 from typing import Any
 
 from schemas.keys import MainKeyUri
+from schemas.ranges import END, Cursor
 from schemas.states import Stage
 from workers.crypto.rewrap import check_fingerprint
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.kms.port import RootWrap, encryption_context
 from workers.repack.batches import Batch, Run
 from workers.runtime.failpoints import Point, reach
-from workers.store.data_key_pages import END, Cursor
 from workers.store.database import Connection
 from workers.store.keys import insert_root_wraps
 from workers.store.quarantine import SetAside, set_aside
@@ -56,7 +56,7 @@ class MoveWalk:
         return list(await asyncio.gather(*(self._move(root) for root in roots)))
 
     async def _move(self, root: Root) -> Outcome:
-        """One root: inside the KMS where it can (one call, the plaintext stays there), else unwrap and wrap."""
+        """Move one root: inside the KMS if it can (one call, the plaintext stays there), else unwrap and wrap."""
         repack = self._run.repack
         if root.is_under(repack.to_top):
             return None
@@ -111,7 +111,7 @@ class MoveBatch:
         )
 
     def written(self) -> None:
-        """Nothing to remember: no plaintext was kept."""
+        """Remember nothing: no plaintext was kept."""
 
     def _row(self, root: Root, wrap: RootWrap) -> dict[str, Any]:
         return {
@@ -126,7 +126,7 @@ class MoveBatch:
 
 
 def _batch(run: Run, shard: Shard, cursor: Cursor, outcomes: list[tuple[Root, Outcome]], kms_calls: int) -> MoveBatch:
-    """What can be committed: everything before the first root whose main key failed, whole keys only."""
+    """Build a batch of what can be committed: everything before the first root whose main key failed, in whole keys."""
     failed = next((pair for pair in outcomes if isinstance(pair[1], KmsRefused | KmsUnreachable)), None)
     good = outcomes if failed is None else list(takewhile(lambda pair: pair[0].key != failed[0].key, outcomes))
     if failed is None:

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from schemas.keys import KeyKind
+from schemas.ranges import END, Range
 from schemas.states import Mode, Stage
 from workers.repack.sharding import at_most, cut_children, shard_size_for
 from workers.services import Services
-from workers.store.data_key_pages import END
 from workers.store.database import Connection
 from workers.store.environments import Environment
 from workers.store.hierarchy_queries import child_counts, deepest_level, split_parent, wrapping_key_rows
 from workers.store.repacks import Repack
 from workers.store.roots import count_roots, root_boundaries
-from workers.store.shards import Range
 
 ROOTS_IN_SHARD = 256
 """Roots are few and slow (a KMS call each): small shards let every worker take part."""
 
 KEYS_IN_SHRED_SHARD = 50
-"""Wrapping keys whose old versions one worker proves unused at a time: each proof looks at all that hung from them."""
+"""Wrapping keys whose old versions one worker proves unused at a time: each proof reads all that was wrapped under
+them.
+"""
 
 
 def plan_move(connection: Connection, environment: Environment) -> list[Range]:
-    """Ranges over the roots: wrapping keys first, for everything else hangs from them."""
+    """Plan ranges over the roots: wrapping keys first, since everything else is wrapped under them."""
     ranges: list[Range] = []
     for kind in (KeyKind.WRAPPING, KeyKind.DATA):
         count, last = count_roots(connection, environment.id, kind)
@@ -39,7 +40,7 @@ def plan_move(connection: Connection, environment: Environment) -> list[Range]:
 
 
 def next_stage(services: Services, repack: Repack) -> tuple[Stage, int] | None:
-    """What comes after this stage and level: down through the levels renewing, up again shredding."""
+    """Return what comes after this stage and level: down through the levels renewing, up again shredding."""
     if repack.mode == Mode.SHALLOW:
         return None
     with services.database.read() as connection:
@@ -53,7 +54,7 @@ def next_stage(services: Services, repack: Repack) -> tuple[Stage, int] | None:
 
 
 def plan_stage(services: Services, repack: Repack, following: tuple[Stage, int]) -> list[Range]:
-    """Ranges of a stage, read before the locks are taken: a key that comes later hangs from a fresh version already."""
+    """Plan ranges of a stage before the locks are taken: a key that comes later is under a fresh version already."""
     stage, level = following
     if repack.stage == Stage.MOVE:
         return []  # the move closes first: what was created until then belongs into the plan

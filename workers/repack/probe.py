@@ -10,11 +10,11 @@ from uuid import UUID
 
 from schemas.keys import KEY_BYTES, KeyKind, MainKeyUri
 from workers.errors import (
-    Finding,
     KmsBudgetSpent,
     KmsRefused,
     KmsUnreachable,
     ProbeFailed,
+    ProbeFinding,
     ProbeUnanswered,
     WrapRefused,
 )
@@ -24,7 +24,7 @@ from workers.services import Services
 from workers.store.environments import Environment, TopVersion
 from workers.store.roots import Root, root_page
 
-CANARY = UUID(int=0)
+PROBE_KEY = UUID(int=0)
 """The key id that canaries are bound to: no key has it."""
 
 
@@ -32,17 +32,17 @@ CANARY = UUID(int=0)
 class Probe:
     """What a probe found. `generation` is the target's; None where its KMS hides it or it is unusable."""
 
-    findings: list[Finding]
+    findings: list[ProbeFinding]
     generation: str | None
     calls: int
 
     @property
     def is_clear(self) -> bool:
-        """Whether every finding is good."""
+        """Return True if every finding is good."""
         return all(finding.ok for finding in self.findings)
 
     def failure(self) -> ProbeFailed | ProbeUnanswered:
-        """What to raise where it is not clear. One definite answer outweighs any number of missing ones."""
+        """Return what to raise if it is not clear. One definite answer outweighs any number of missing ones."""
         refused = any(not finding.ok and not finding.transient for finding in self.findings)
         return ProbeFailed(self.findings) if refused else ProbeUnanswered(self.findings)
 
@@ -54,7 +54,7 @@ def probe_replacement(services: Services, environment: Environment, source: TopV
 
 
 def sample_root(services: Services, environment: Environment) -> Root | None:
-    """Some root that has a wrap; None in an environment without keys."""
+    """Return a root that has a wrap; None in an environment without keys."""
     with services.database.read() as connection:
         for kind in KeyKind:
             for root in root_page(connection, environment.id, kind, after=0, upto=2**62, limit=1):
@@ -67,7 +67,7 @@ async def _probe(
     services: Services, environment: Environment, source: MainKeyUri, target: MainKeyUri, sample: Root | None
 ) -> Probe:
     before = services.kms.total_calls()
-    findings: list[Finding] = []
+    findings: list[ProbeFinding] = []
     generation = await _try_target(services, environment, target, findings)
     if source != target:
         await _try_describe(services, environment, source, findings, "source")
@@ -77,15 +77,15 @@ async def _probe(
 
 
 async def _try_target(
-    services: Services, environment: Environment, uri: MainKeyUri, findings: list[Finding]
+    services: Services, environment: Environment, uri: MainKeyUri, findings: list[ProbeFinding]
 ) -> str | None:
     """Describe, then wrap a canary: the adapter opens and compares every wrap it makes."""
     generation = await _try_describe(services, environment, uri, findings, "target")
     if not findings[-1].ok:
         return None
-    canary = services.random(KEY_BYTES)
+    probe_key = services.random(KEY_BYTES)
     try:
-        await services.kms.main_key(uri).wrap(canary, encryption_context(environment.environment_id, CANARY))
+        await services.kms.main_key(uri).wrap(probe_key, encryption_context(environment.environment_id, PROBE_KEY))
         findings.append(_good("target_wraps", uri, "It wraps and unwraps."))
     except (KmsRefused, KmsUnreachable) as error:
         findings.append(_bad(services, environment, error))
@@ -93,7 +93,7 @@ async def _try_target(
 
 
 async def _try_describe(
-    services: Services, environment: Environment, uri: MainKeyUri, findings: list[Finding], side: str
+    services: Services, environment: Environment, uri: MainKeyUri, findings: list[ProbeFinding], side: str
 ) -> str | None:
     try:
         description = await services.kms.main_key(uri).describe()
@@ -111,7 +111,7 @@ async def _try_sample(
     source: MainKeyUri,
     target: MainKeyUri,
     sample: Root,
-    findings: list[Finding],
+    findings: list[ProbeFinding],
 ) -> None:
     """Open one root with the old key, and move it inside the KMS where that is how it will be moved."""
     context = encryption_context(environment.environment_id, sample.key_id)
@@ -135,17 +135,17 @@ async def _try_sample(
         findings.append(_bad(services, environment, error))
 
 
-def _good(code: str, uri: MainKeyUri, cause: str) -> Finding:
-    return Finding(code=code, ok=True, main_key=str(uri), cause=cause)
+def _good(code: str, uri: MainKeyUri, cause: str) -> ProbeFinding:
+    return ProbeFinding(code=code, ok=True, main_key=str(uri), cause=cause)
 
 
-def _bad(services: Services, environment: Environment, error: KmsRefused | KmsUnreachable) -> Finding:
-    """With the very statement that is missing, where AWS denied."""
+def _bad(services: Services, environment: Environment, error: KmsRefused | KmsUnreachable) -> ProbeFinding:
+    """Make a bad finding, with the very statement that is missing if AWS denied."""
     denial, statement = error.denial if isinstance(error, KmsRefused) else None, None
     if denial is not None:
         principal = services.settings.aws_principal_arn
         statement = missing_statement(denial, environment.environment_id, principal=principal)
-    return Finding(
+    return ProbeFinding(
         code=error.code,
         ok=False,
         main_key=error.main_key,

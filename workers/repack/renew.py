@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.keys import KeyKind
+from schemas.ranges import END, Cursor, Group, last_cursor
 from schemas.states import Stage
 from workers.crypto.key_opener import OpenedVersions
 from workers.crypto.rewrap import Rewrapped, refuse_group, rewrap_group
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
 from workers.keyring.minting import Minted, check_tops, mint_child, mint_roots, store_version
-from workers.repack.batches import Batch, Nothing, Run
+from workers.repack.batches import Batch, EmptyBatch, Run
 from workers.runtime.failpoints import Point, reach
-from workers.store.data_key_pages import END, Cursor, Group, last_cursor
 from workers.store.database import Connection
 from workers.store.environments import TopVersion, live_tops
 from workers.store.keys import Pair, WrappingKeyRow, wrapping_page, wrapping_rows
@@ -27,7 +27,7 @@ ROOTS_IN_BATCH = 64
 """Wrapping roots minted in one transaction; each costs calls to the KMS."""
 
 PARENTS_IN_BATCH = 500
-"""Wrapping keys looked at together: enough that keys with few children still make full batches."""
+"""Wrapping keys read together: enough that keys with few children still make full batches."""
 
 
 class RenewWalk:
@@ -45,11 +45,11 @@ class RenewWalk:
         if not self._chunk or cursor >= (self._chunk[-1].id, END):
             self._chunk = self._load_chunk(cursor)
         if not self._chunk:
-            return Nothing(cursor=self._shard.upto, is_last=True)
+            return EmptyBatch(cursor=self._shard.upto, is_last=True)
         mine = self._run.repack.id
         stale = [row for row in self._chunk if row.minted_by != mine and row.id not in self._refused]
         if stale:
-            self._chunk = []  # looked at again once the new versions are committed
+            self._chunk = []  # read again once the new versions are committed
             return self._mint(cursor, stale)
         return self._rewrap(cursor)
 
@@ -66,7 +66,7 @@ class RenewWalk:
             )
 
     def _mint(self, cursor: Cursor, rows: list[WrappingKeyRow]) -> Batch:
-        """A fresh version for each key, durable before anything is wrapped by it (R1)."""
+        """Mint a fresh version for each key, durable before anything is wrapped by it (R1)."""
         run = self._run
         calls = run.services.kms.total_calls()
         tops: list[TopVersion] = []
@@ -81,7 +81,7 @@ class RenewWalk:
         else:
             fresh, refused = self._mint_children(rows)
             self._refused |= refused.keys()
-        run.watch.lap("mint")
+        run.timer.lap("mint")
         reach(Point.MINT_PREPARED)
         return MintBatch(
             run=run,
@@ -99,7 +99,7 @@ class RenewWalk:
         with services.database.read() as connection:
             parents = wrapping_rows(connection, {row.parent for row in rows if row.parent is not None})
         pairs = {key: (key, parent.active_version) for key, parent in parents.items() if parent.active_version}
-        opened = services.chain.open(environment.environment_id, pairs.values())
+        opened = services.key_opener.open(environment.environment_id, pairs.values())
         fresh: dict[int, Minted] = {}
         refused: dict[int, WrapRefused] = {}
         for row in rows:
@@ -123,13 +123,13 @@ class RenewWalk:
         run, limit = self._run, self._run.services.settings.batch_size
         chunk_end = (self._chunk[-1].id, END)
         upto = min(self._shard.upto, chunk_end)
-        with run.services.database.look() as connection:
+        with run.services.database.autocommit_read() as connection:
             groups = self._page(connection, after=cursor, upto=upto, limit=limit)
             reached = last_cursor(groups) if sum(len(group.ids) for group in groups) >= limit else upto
-            # A page may be full and the last one: to look is cheaper than a batch of nothing.
+            # A page may be full and the last one: one more read is cheaper than an empty batch.
             if reached[0] == upto[0] and not self._page(connection, after=reached, upto=upto, limit=1):
                 reached = upto
-        run.watch.lap("read")
+        run.timer.lap("read")
         is_last = reached == upto and (len(self._chunk) < self._limit or upto == self._shard.upto)
         parents = {row.id: row for row in self._chunk}
         return prepare_rewrap(run, groups, parents, stage=Stage.RENEW, cursor=reached, is_last=is_last)
@@ -150,12 +150,12 @@ def prepare_rewrap(
 ) -> Batch:
     """Rewrap each group under its parent's active version; groups that are there already are only counted."""
     if not groups:
-        return Nothing(cursor=cursor, is_last=is_last)
+        return EmptyBatch(cursor=cursor, is_last=is_last)
     services, environment = run.services, run.environment.environment_id
     calls = services.kms.total_calls()
     stale = [group for group in groups if group.parent_version != _active(group, parents)]
-    opened = services.chain.open(environment, _pairs(stale, parents))
-    run.watch.lap("open")
+    opened = services.key_opener.open(environment, _pairs(stale, parents))
+    run.timer.lap("open")
     reach(Point.RENEW_OPENED)
     seen = sum(len(group.ids) for group in groups)
     batch = RewrapBatch(
@@ -177,7 +177,7 @@ def prepare_rewrap(
 def _rewrapped(
     run: Run, group: Group, parents: dict[int, WrappingKeyRow], opened: OpenedVersions, version: int
 ) -> Rewrapped:
-    """A group's new wraps, or why none of its keys can have one."""
+    """Return a group's new wraps, or why none of its keys can have one."""
     if group.parent not in parents:
         return refuse_group(group, WrapReason.PARENT_MISSING)
     old, new = opened[(group.parent, group.parent_version)], opened[(group.parent, version)]
@@ -194,18 +194,18 @@ def _rewrapped(
         environment=run.environment.environment_id,
         parent=parents[group.parent].key_id,
         random=run.services.random,
-        lap=run.watch.lap,
+        lap=run.timer.lap,
     )
 
 
 def _active(group: Group, parents: dict[int, WrappingKeyRow]) -> int:
-    """The active version of a group's parent; 0, which no version is, where there is none."""
+    """Return the active version of a group's parent; 0, which no version is, if there is none."""
     row = parents.get(group.parent)
     return row.active_version or 0 if row else 0
 
 
 def _pairs(groups: Iterable[Group], parents: dict[int, WrappingKeyRow]) -> set[Pair]:
-    """The versions that have to be opened: the one each group leaves and the one it goes to."""
+    """Return the versions that have to be opened: the one that each group leaves and the one it goes to."""
     pairs: set[Pair] = set()
     for group in groups:
         if group.parent in parents:
@@ -243,7 +243,7 @@ class MintBatch:
             ):
                 self.stored.append(((key, version), minted))
                 wraps.update([minted.parent] if minted.parent is not None else [])
-        # Last, and in order: two batches whose keys hang from the same parents would else wait for each other.
+        # Last, and in order: two batches whose keys have the same parents would else wait for each other.
         for pair, count in sorted(wraps.items()):
             add_wraps(connection, pair, count)
         set_aside(
@@ -258,10 +258,10 @@ class MintBatch:
         return Tally(seen=held, quarantined=held, minted=len(self.stored), kms_calls=self.kms_calls)
 
     def written(self) -> None:
-        """The new versions are about to wrap: remember them, which saves a call a root."""
+        """Remember the new versions, which are about to wrap: that saves one call per root."""
         for pair, minted in self.stored:
             environment = self.run.environment
-            self.run.services.chain.remember(environment.environment_id, environment.epoch, pair, minted.material)
+            self.run.services.key_opener.remember(environment.environment_id, environment.epoch, pair, minted.material)
 
 
 def _unminted(row: WrappingKeyRow, error: WrapRefused) -> SetAside:
@@ -334,4 +334,4 @@ class RewrapBatch:
         )
 
     def written(self) -> None:
-        """Nothing to remember."""
+        """Remember nothing."""

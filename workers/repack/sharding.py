@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from workers.store.data_key_pages import END, Cursor
-from workers.store.shards import Range
+from schemas.ranges import END, Cursor, Range
 
 MAX_SHARDS = 1024
-"""More would only be rows to look through; a shard of a huge stage is larger instead."""
+"""More would only be rows to search; a shard of a huge stage is larger instead."""
 
 SplitParent = Callable[[int, int], Iterable[int]]
 """(parent, step) → every step-th key below it, in order."""
@@ -21,7 +20,7 @@ def shard_size_for(keys: int, *, least: int) -> int:
 
 
 def at_most(ranges: list[Range], most: int = MAX_SHARDS) -> list[Range]:
-    """The same ranges, neighbours joined until there are at most `most`."""
+    """Join neighbours among ranges until there are at most `most`."""
     while len(ranges) > most:
         pairs = [ranges[at : at + 2] for at in range(0, len(ranges), 2)]
         ranges = [replace(pair[0], upto=pair[-1].upto, expected=sum(part.expected for part in pair)) for pair in pairs]

@@ -1,7 +1,8 @@
-"""The last stage, bottom up: prove that nothing hangs from a draining version, and delete its wrap for good (R5).
+"""The last stage, bottom up: prove that nothing is wrapped under a draining version, and delete its wrap for good (R5).
 
-Stragglers (keys that late writers hung from a draining version) are rewrapped first. A version that a quarantined key
-hangs from is held back; it is itself hung from its parent's active version, so that it holds back nothing above it.
+Stragglers (keys that late writers wrapped under a draining version) are rewrapped first. A version that a quarantined
+key is wrapped under is held back; it is itself wrapped under its parent's active version, so that it holds back nothing
+above it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from schemas.keys import KeyKind
+from schemas.ranges import END, Cursor
 from schemas.states import Stage
 from workers.crypto.rewrap import seal
 from workers.errors import KmsRefused, KmsUnreachable, WrapReason, WrapRefused
-from workers.repack.batches import Batch, Nothing, Run
+from workers.repack.batches import Batch, EmptyBatch, Run
 from workers.repack.renew import prepare_rewrap
 from workers.runtime.failpoints import Point, reach
-from workers.store.data_key_pages import END, Cursor
 from workers.store.database import Connection
 from workers.store.keys import Link, Pair, WrappingKeyRow, wrapping_rows
 from workers.store.quarantine import SetAside, set_aside
@@ -25,11 +26,11 @@ from workers.store.shards import Shard, Tally
 from workers.store.versions import (
     add_wraps,
     draining_page,
-    hanging_data,
-    hanging_versions,
     lock_versions,
-    rehang_version,
     shred,
+    swap_version_wrap,
+    versions_with_data_keys,
+    versions_wrapped_under,
 )
 
 KEYS_IN_BATCH = 200
@@ -41,10 +42,12 @@ class ShredWalk:
 
     def __init__(self, run: Run, shard: Shard) -> None:
         self._run, self._shard = run, shard
-        self._busy = False  # whether the last try found something hanging that is not in quarantine
+        self._busy = False  # whether the last try found something wrapped under them that is not in quarantine
 
     def prepare(self, cursor: Cursor) -> Batch:
-        """See Walk.prepare. First the proof itself; only where it fails, what hangs is looked up and moved."""
+        """See Walk.prepare. First the proof itself; only where it fails, what is wrapped under them is looked up and
+        moved.
+        """
         with self._run.services.database.read() as connection:
             links = draining_page(
                 connection,
@@ -55,33 +58,33 @@ class ShredWalk:
                 limit=KEYS_IN_BATCH,
             )
         if not links:
-            return Nothing(cursor=self._shard.upto, is_last=True)
+            return EmptyBatch(cursor=self._shard.upto, is_last=True)
         moved = self._move_away(links, cursor) if self._busy else None
         return moved or ShredBatch(walk=self, links=links, before=cursor, cursor=(links[-1].id, END))
 
     def found_busy(self, busy: bool) -> None:
-        """Whether something hung from the versions of the batch that was just written."""
+        """Learn whether something was wrapped under the versions of the batch that was just written."""
         self._busy = busy
 
     def _move_away(self, links: list[Link], cursor: Cursor) -> Batch | None:
-        """Stragglers first, then versions below that hang here; None once there are neither."""
+        """Move stragglers first, then versions below that are wrapped here; None once there are neither."""
         services = self._run.services
         with services.database.read() as connection:
             groups = read_stragglers(connection, links, limit=services.settings.batch_size)
             parents = wrapping_rows(connection, {link.id for link in links})
-            below = unheld_versions(connection, hanging_versions(connection, [link.pair for link in links]))
+            below = unheld_versions(connection, versions_wrapped_under(connection, [link.pair for link in links]))
         if groups:
             return prepare_rewrap(self._run, groups, parents, stage=Stage.SHRED, cursor=cursor, is_last=False)
-        return self._rehang(below, parents, cursor) if below else None
+        return self._rewrap_versions(below, parents, cursor) if below else None
 
-    def _rehang(self, below: list[Link], parents: dict[int, WrappingKeyRow], cursor: Cursor) -> Batch:
-        """Versions below that hang from a draining one: held back by a quarantined key, or late. Same material."""
+    def _rewrap_versions(self, below: list[Link], parents: dict[int, WrappingKeyRow], cursor: Cursor) -> Batch:
+        """Rewrap versions below a draining one: held back by a quarantined key, or late. Same material."""
         services, environment = self._run.services, self._run.environment.environment_id
         active = {row.id: (row.id, row.active_version or 0) for row in parents.values()}
         pairs = {link.pair for link in below} | {active[link.parent] for link in below if link.parent is not None}
         calls = services.kms.total_calls()
-        opened = services.chain.open(environment, pairs)
-        batch = RehangBatch(run=self._run, cursor=cursor, kms_calls=services.kms.total_calls() - calls)
+        opened = services.key_opener.open(environment, pairs)
+        batch = VersionRewrapBatch(run=self._run, cursor=cursor, kms_calls=services.kms.total_calls() - calls)
         for link in below:
             assert link.parent is not None
             own, above = opened[link.pair], opened[active[link.parent]]
@@ -102,7 +105,7 @@ class ShredWalk:
 
 
 @dataclass(slots=True, kw_only=True)
-class RehangBatch:
+class VersionRewrapBatch:
     """Versions of wrapping keys with new wraps under their parents' active versions."""
 
     run: Run
@@ -118,7 +121,7 @@ class RehangBatch:
         repack = self.run.repack
         swapped = 0
         for link, above, wrapped in self.hung:
-            swapped += rehang_version(connection, link, parent_version=above[1], wrapped=wrapped)
+            swapped += swap_version_wrap(connection, link, parent_version=above[1], wrapped=wrapped)
             add_wraps(connection, above, 1)
         set_aside(connection, repack=repack.id, environment=repack.environment, stage=Stage.SHRED, keys=self.refused)
         seen = len(self.hung) + len(self.refused)
@@ -131,7 +134,7 @@ class RehangBatch:
         )
 
     def written(self) -> None:
-        """Nothing to remember."""
+        """Tell the walk whether to move keys away before it tries again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,8 +152,11 @@ class ShredBatch:
         """See Batch.write. A version with stragglers stays, and the cursor with it."""
         locked = lock_versions(connection, [link.pair for link in self.links])
         links = [link for link in self.links if link.pair in locked]
-        # R5: from here on nobody can hang a key from these versions; what hangs now is all there is.
-        data, below = hanging_data(connection, links), hanging_versions(connection, [link.pair for link in links])
+        # R5: from here on no transaction can wrap a key under these versions; what is under them is all there is.
+        data, below = (
+            versions_with_data_keys(connection, links),
+            versions_wrapped_under(connection, [link.pair for link in links]),
+        )
         busy = data | {link.parent_pair for link in below if link.parent_pair is not None}
         if (data and read_stragglers(connection, links, limit=1)) or unheld_versions(connection, below):
             self.cursor = self.before

@@ -1,4 +1,4 @@
-"""A turn: how long a worker stays with one repack. Short while others wait, so that none waits for another's keys."""
+"""Time slices: how long a worker stays with one repack. Short while others wait: none waits for another's keys."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from workers.services import Services
 from workers.store import fair_queue
 
 
-def next_turn(services: Services) -> int | None:
-    """The repack whose turn it is; None where none waits. Whoever is woken serves it, whichever repack asked."""
+def next_repack(services: Services) -> int | None:
+    """Claim the repack that has waited longest; None if none waits. A woken worker serves it, whichever one asked."""
     with services.database.write() as connection:
         return fair_queue.take_turn(connection)
 
 
-class Turn:
+class TimeSlice:
     """One worker's time with one repack: a slice, or `turn_seconds` of it where others wait."""
 
     def __init__(self, services: Services, repack: int) -> None:
@@ -22,12 +22,14 @@ class Turn:
         self._look_at = now + settings.turn_seconds
 
     def is_over(self) -> bool:
-        """Whether to make room. The database is asked once in `turn_seconds`: a turn costs small repacks nothing."""
+        """Return True if it is time to leave. The database is asked once per `turn_seconds`: small repacks cost
+        nothing.
+        """
         now = self._services.clock()
         if now < self._look_at or now >= self._end:
             return now >= self._end
         self._look_at = now + self._services.settings.turn_seconds
-        with self._services.database.look() as connection:
+        with self._services.database.autocommit_read() as connection:
             if fair_queue.do_others_wait(connection, self._repack):
                 self._end = now
         return now >= self._end

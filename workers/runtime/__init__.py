@@ -1,1 +1,1 @@
-"""What every process has: settings, logs, an event loop, clocks, retries, traces, counters, failpoints."""
+"""Basics of every process: settings, logs, an event loop, clocks, retries, traces, counters, failpoints."""

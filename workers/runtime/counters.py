@@ -1,4 +1,4 @@
-"""What a process counts while it works: calls, seconds, losses. A few words and a lock; nothing is written here.
+"""Counters of one process: calls, seconds, losses. A few words and a lock; nothing is written here.
 
 `presence` adds what was counted to the database every few seconds, so a metric is the sum over all processes, on all
 hosts, dead ones included. Labels are words of the code, never a tenant's.
@@ -53,12 +53,12 @@ class Counters:
         self._latest: dict[str, float] = {}
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
-        """One more, or `by`."""
+        """Add `by` to a counter."""
         with self._lock:
             self._add((name, labels), by)
 
     def observe(self, name: str, *labels: str, seconds: float) -> None:
-        """Something took so long."""
+        """Record how long something took, in seconds."""
         bounds = BOUNDS[name]
         place = bisect_left(bounds, seconds)
         bound = repr(bounds[place]) if place < len(bounds) else BEYOND
@@ -68,19 +68,19 @@ class Counters:
             self._latest[name] = seconds
 
     def take(self) -> Deltas:
-        """What was counted since the last time; it is the caller's now."""
+        """Return the counts since the last `take`, and reset them."""
         with self._lock:
             counts, self._counts = self._counts, {}
         return counts
 
     def give_back(self, counts: Deltas) -> None:
-        """What was taken could not be written: it counts the next time."""
+        """Add counts back that could not be written: they count the next time."""
         with self._lock:
             for key, value in counts.items():
                 self._add(key, value)
 
     def take_latest(self, name: str) -> float | None:
-        """The last observation of `name`, once."""
+        """Return the last observation of `name` once, then None until there is another."""
         with self._lock:
             return self._latest.pop(name, None)
 

@@ -1,4 +1,4 @@
-"""The database's time on any machine: whoever has to agree on a moment with other machines asks here.
+"""The database's time on any machine: processes that have to agree on a moment with other machines ask here.
 
 Leases and ticks are judged inside the database. What leaves it, the time at which a message is too old, is judged on
 machines whose own clocks may be an hour off.
@@ -17,7 +17,7 @@ HOLDS_SECONDS = 60.0
 """How long an answer is carried on by the steady clock: two machines drift apart by milliseconds in it."""
 
 OFF_SECONDS = 5.0
-"""From when on it is worth telling that this machine's clock is off."""
+"""From how many seconds on a clock that is off is logged."""
 
 
 class SharedClock:
@@ -37,7 +37,7 @@ class SharedClock:
         self._asked_at: float | None = None
 
     def __call__(self) -> float:
-        """The time now."""
+        """Return the time now."""
         with self._lock:
             now = self._steady()
             if self._asked_at is None or now - self._asked_at >= HOLDS_SECONDS:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Loop:
+class LoopThread:
     """A running event loop. Made after the fork; `close` ends it."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Failpoints: boundaries at which a test makes a process die, fail, hang or tarry. Inert unless one is armed.
+"""Failpoints: boundaries at which a test makes a process die, fail, hang or wait. Inert unless one is armed.
 
-    reach(Point.SHARD_CLAIMED)          # what the code says at the boundary: one attribute looked at, and on
+    reach(Point.SHARD_CLAIMED)          # what the code says at the boundary: one attribute is read, and on
 
 One point at most is armed in a process, by `arm`, from the settings (which refuse it outside tests). With a marker it
 fires once, in whichever process comes there first: the one that is started again goes on.
@@ -25,7 +25,7 @@ class Point(Enum):
     sentence: str
 
     def __new__(cls, word: str, sentence: str) -> Point:
-        """A member is its word, and carries its sentence."""
+        """Create a member from its word and its sentence."""
         point = object.__new__(cls)
         point._value_, point.sentence = word, sentence
         return point
@@ -73,7 +73,7 @@ class Action(StrEnum):
     """What happens at a point."""
 
     KILL = "kill"  # SIGKILL to this process, by itself
-    RAISE = "raise"  # an error that nobody foresaw
+    RAISE = "raise"  # an unforeseen error
     HANG = "hang"  # until a signal or a time limit ends it
     DELAY = "delay"  # then it goes on: longer than a lease, and it comes late
 
@@ -84,7 +84,7 @@ class FailpointRaised(Exception):  # not one of our errors: nothing may count on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failpoint:
-    """A point and what happens there. `marker`: a file that is made when it fires; whoever finds it passes."""
+    """A point and what happens there. `marker`: a file that is made when it fires; a process that finds it passes."""
 
     point: Point
     action: Action
@@ -93,7 +93,7 @@ class Failpoint:
 
     @classmethod
     def parse(cls, text: str, *, marker: Path | None = None) -> Failpoint:
-        """From POINT=ACTION or POINT=delay:SECONDS. Raises ValueError, which says what there is."""
+        """Parse POINT=ACTION or POINT=delay:SECONDS. Raises ValueError, which lists what there is."""
         word, _, rest = text.partition("=")
         action, _, seconds = rest.partition(":")
         if word not in POINTS:
@@ -135,7 +135,7 @@ def arm(failpoint: Failpoint | None) -> None:
 
 
 def reach(point: Point) -> None:
-    """This process is at a boundary: nothing, unless it is the armed one."""
+    """Mark a boundary: do nothing, unless it is the armed failpoint."""
     if _armed is not None and _armed.point is point:
         _armed.fire()
 

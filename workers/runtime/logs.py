@@ -12,7 +12,10 @@ from workers.runtime.settings import Settings
 
 
 def configure_logs(settings: Settings) -> None:
-    """One line an event on standard error, JSON or coloured text; the frameworks' own logs in the same form."""
+    """Write one line per event to standard error, JSON or coloured text; the frameworks' own logs in the same form.
+
+    It may be called again: a logger that was cached at its first use would keep the level of that time.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -32,7 +35,6 @@ def configure_logs(settings: Settings) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by phase, at the price of one look at the clock a phase and batch."""
+"""Measures where the time goes: seconds by phase, at the price of one reading of the clock per phase and batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 
-class Stopwatch:
+class PhaseTimer:
     """Laps: each one adds the time since the last to its phase, so that phases sum up to the whole."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -16,7 +16,7 @@ class Stopwatch:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def lap(self, phase: str) -> None:
-        """What was done since the last lap was `phase`."""
+        """Count the time since the last lap as spent in `phase`."""
         now = self._clock()
         self._seconds[phase] += now - self._lapped_at
         self._lapped_at = now

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     kms_calls_per_second: float = Field(
         default=1000.0,
         ge=1,
-        description="Calls a second to the KMS of one account and region, all processes together.",
+        description="Calls per second to the KMS of one account and region, all processes together.",
     )
     kms_burst: float = Field(default=200.0, ge=1, description="Of these, calls that may be made at once after a lull.")
     kms_live_share: float = Field(
@@ -103,8 +103,10 @@ class Settings(BaseSettings):
     kms_timeout_seconds: float = Field(
         default=10.0, gt=0, description="How long one KMS call may take, retries included."
     )
-    kms_probe_seconds: float = Field(default=5.0, gt=0, description="First wait before a blocked repack looks again.")
-    kms_probe_max_seconds: float = Field(default=300.0, gt=0, description="Longest wait before it looks again.")
+    kms_probe_seconds: float = Field(
+        default=5.0, gt=0, description="First wait before a blocked repack is checked again."
+    )
+    kms_probe_max_seconds: float = Field(default=300.0, gt=0, description="Longest wait before it is checked again.")
     replacement_interval: float = Field(
         default=86_400, ge=0, description="Seconds between two replacements of an environment's main key; 0: no limit."
     )
@@ -124,9 +126,9 @@ class Settings(BaseSettings):
     event_tolerance_seconds: float = Field(
         default=300.0, gt=0, description="How far from now an event's signature may be; a revocation is never too late."
     )
-    poll_interval: float = Field(default=300.0, gt=0, description="Seconds between two looks at a main key in use.")
+    poll_interval: float = Field(default=300.0, gt=0, description="Seconds between two polls of a main key in use.")
     poll_calls_per_second: float = Field(
-        default=50.0, gt=0, description="Calls a second that these looks make, in all processes together."
+        default=50.0, gt=0, description="Calls per second that these polls make, in all processes together."
     )
     hidden_generation_days: float = Field(
         default=90.0, gt=0, description="Days after which roots are rewrapped where a KMS hides its key's generation."
@@ -174,7 +176,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(
-        default="json", description="One JSON object a line, or coloured text."
+        default="json", description="One JSON object per line, or coloured text."
     )
     allow_memory_kms: bool = Field(
         default=False, description="Open `memory:` main keys: tests only, they die with the process."
@@ -198,7 +200,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given in code, the environment, then the files of `secrets_dir`."""
+        """Order the sources: values given in code, the environment, then the files of `secrets_dir`."""
         folder = os.environ.get("KEYREPACK_SECRETS_DIR")
         files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder and Path(folder).is_dir() else ()
         return init_settings, env_settings, *files
@@ -232,7 +234,7 @@ class Settings(BaseSettings):
     @field_validator("failpoint")
     @classmethod
     def _is_a_test(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """An operator who sets one by mistake is told, and nothing starts."""
+        """Refuse a failpoint outside tests: an operator who sets one by mistake is told, and nothing starts."""
         if value is None:
             return None
         if not info.data.get("allow_failpoints"):
@@ -242,12 +244,12 @@ class Settings(BaseSettings):
 
     @property
     def kms_patience(self) -> float:
-        """Seconds that a repack's call waits for its turn. A root takes three in a row, all within half a lease."""
+        """Seconds that a repack's call waits to be admitted. A root takes three in a row, all within half a lease."""
         return self.lease_seconds / 6
 
     @property
     def roots_minted_at_once(self) -> int:
-        """Wrapping roots whose calls, two each, have room within `kms_patience` though the rate was halved thrice."""
+        """Wrapping roots whose calls, two each, fit into `kms_patience` though the rate was halved thrice."""
         background = self.kms_calls_per_second * (1 - self.kms_live_share)
         return max(1, int(background / 8 * self.kms_patience / 2))
 
@@ -265,12 +267,12 @@ class Settings(BaseSettings):
 
     @property
     def is_secure(self) -> bool:
-        """Whether browsers reach the dashboard over TLS."""
+        """Return True if browsers reach the dashboard over TLS."""
         return self.dashboard_url is not None and self.dashboard_url.startswith("https:")
 
     @property
     def listens_openly(self) -> bool:
-        """Whether the dashboard can be reached from other machines."""
+        """Return True if the dashboard can be reached from other machines."""
         return self.dashboard_host not in _LOOPBACK
 
     @property

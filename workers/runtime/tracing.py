@@ -2,7 +2,7 @@
 
 A repack is no tree: its batches may be a million, over days and many processes. So its start is a trace of its own,
 with ids that follow from the repack's; each walk over a shard is another, with its batches as children, and *links* to
-that start. Nobody has to carry a context along: a message is a wake-up with an id, and the id is enough (R3).
+that start. No message has to carry a context: a message is a wake-up with an id, and the id is enough (R3).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Tracer(Protocol):
     """Makes spans. Facts are ids and counts, never secrets or names (R10)."""
 
     def span(self, name: str, *, about: UUID | None = None, **facts: str | int) -> AbstractContextManager[object]:
-        """What is done in the block; a child of the span around it. `about`: linked to the start of that repack."""
+        """Trace the block as a child of the span around it. `about`: link it to the start of that repack."""
 
     def begin(self, repack: UUID, name: str, **facts: str | int) -> None:
-        """A repack has started: what later spans link to. Linked to the span around it."""
+        """Trace the start of a repack, linked to the span around it; later spans link to it."""
 
     def close(self) -> None:
         """Send what waits."""
@@ -51,7 +51,9 @@ class Untraced:
 
 
 def open_tracer(endpoint: str | None) -> Tracer:
-    """One that sends to an OTLP endpoint over HTTP; without one, none. Raises NotConfigured where the extra lacks."""
+    """Open a tracer that sends to an OTLP endpoint over HTTP, or one that does nothing without an endpoint. Raises
+    NotConfigured if the extra is missing.
+    """
     if endpoint is None:
         return Untraced()
     try:

@@ -1,4 +1,4 @@
-"""What is tried again at once: a transaction that the database gave up, as a whole and from its beginning.
+"""Tries a transaction again that the database gave up: at once, as a whole and from its beginning.
 
 Put `again_after_conflict` on the function that reads, decides and writes: nothing of what it did is there when its
 transaction was given up, so it may be called anew. It must have no other effect before its transaction commits.

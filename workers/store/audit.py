@@ -41,7 +41,7 @@ class AuditRecord:
     hash: bytes
 
     def expected_hash(self) -> bytes:
-        """The hash that its content asks for."""
+        """Return the hash that the record's content asks for."""
         content = {
             "seq": self.seq,
             "at": repr(self.at),
@@ -96,10 +96,12 @@ def append_record(
 
 
 def lock_head(connection: Connection) -> tuple[int, bytes]:
-    """The chain's last record (seq, hash), kept as the last until the transaction ends; (0, GENESIS) without any."""
+    """Return the audit chain's last record (seq, hash), kept as the last until the transaction ends; (0, GENESIS)
+    without any.
+    """
     query = select(audit_head.c.seq, audit_head.c.hash).with_for_update()
     head = connection.execute(query).first()
-    if head is None:  # nobody can be kept waiting on a row that is not there: the first two would both write record 1
+    if head is None:  # a row that is not there can be locked by no transaction: the first two would both write record 1
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         connection.execute(dialect.insert(audit_head).values(id=1, seq=0, hash=GENESIS).on_conflict_do_nothing())
         head = connection.execute(query).one()
@@ -107,7 +109,7 @@ def lock_head(connection: Connection) -> tuple[int, bytes]:
 
 
 def read_head(connection: Connection) -> tuple[int, bytes]:
-    """The chain's last record (seq, hash) as it is now; (0, GENESIS) without any."""
+    """Return the audit chain's last record (seq, hash) as it is now; (0, GENESIS) without any."""
     head = connection.execute(select(audit_head.c.seq, audit_head.c.hash)).first()
     return (head.seq, head.hash) if head else (0, GENESIS)
 
@@ -115,7 +117,7 @@ def read_head(connection: Connection) -> tuple[int, bytes]:
 def records(
     connection: Connection, *, after: int = 0, repack_id: UUID | None = None, environment_id: UUID | None = None
 ) -> Iterator[AuditRecord]:
-    """The records after `after` in order, a page at a time."""
+    """Yield the records after `after` in order, a page at a time."""
     while True:
         query = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(_PAGE)
         if repack_id is not None:

@@ -1,4 +1,4 @@
-"""What the last walk along the audit chain found: one row."""
+"""The result of the last walk along the audit chain: one row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AuditCheck:
 
 
 def record_check(connection: Connection, verdict: ChainVerdict) -> None:
-    """The chain was followed."""
+    """Record that the audit chain was followed."""
     values = {
         "checked_at": db_now(),
         "records": verdict.records,

@@ -27,6 +27,6 @@ def add_counts(connection: Connection, counts: Mapping[Key, float]) -> None:
 
 
 def read_counts(connection: Connection) -> dict[Key, float]:
-    """Everything that was ever counted."""
+    """Read everything that was ever counted."""
     rows = connection.execute(select(counters.c.name, counters.c.labels, counters.c.value))
     return {(row.name, tuple(json.loads(row.labels))): row.value for row in rows}

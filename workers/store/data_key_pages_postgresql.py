@@ -12,7 +12,8 @@ from psycopg.pq import Format
 from sqlalchemy import Connection
 
 from schemas.envelope import FINGERPRINT_BYTES, WRAP_BYTES
-from workers.store.data_key_pages import Cursor, Group, driver_of
+from schemas.ranges import Cursor, Group
+from workers.store.database import driver_of
 
 
 class PostgresqlPages:
@@ -33,7 +34,7 @@ class PostgresqlPages:
         "SELECT id, uuid_send(key_id), fingerprint, coalesce(wrapped, ''::bytea) FROM data_keys"
         " WHERE id = ANY(%s::bigint[]) ORDER BY id"
     )
-    # No join: told by its statistics that hardly a row is of the old version, the planner walks the whole table for
+    # No join: misled by its statistics that hardly a row is of the old version, the planner walks the whole table for
     # each batch, or even for each key. `width_bucket` finds a row's place among the ids by halves: they are in order.
     _SWAP = f"""
         UPDATE data_keys
@@ -57,7 +58,7 @@ class PostgresqlPages:
 
     @staticmethod
     def _sliced(parent: int, version: int, ids: list[int], blob: bytes) -> Group:
-        """A group of well-formed rows: 16 bytes of id, 16 of fingerprint, 61 of wrap each."""
+        """Slice a group of well-formed rows: 16 bytes of id, 16 of fingerprint, 61 of wrap each."""
         size = 16 + FINGERPRINT_BYTES + WRAP_BYTES
         starts = range(0, len(ids) * size, size)
         return Group(

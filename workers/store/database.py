@@ -1,14 +1,14 @@
-"""One engine a process, and its kinds of transaction: `read` and `write`, and `look` and `snapshot` beside `read`.
+"""One engine a process, and its kinds of transaction: `read`, `autocommit_read`, `snapshot` and `write`.
 
 PostgreSQL runs READ COMMITTED, which is set here whatever the server, the database or the role are set to; whatever
-must not change under a writer is locked by row. SQLite has one
-writer at a time: `write` takes the lock at BEGIN, so that a transaction never fails halfway for want of it.
+must not change under a writer is locked by row. SQLite has one writer at a time: `write` takes the lock at BEGIN, so
+that a transaction never fails halfway for want of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ POSTGRESQL: dict[str, Any] = {
 
 _WRITE = {"keyrepack_write": True}
 
+InTransaction = Callable[[Connection], None]
+"""What a caller wants to be written in the transaction of an act: an event's effect and its record commit together."""
+
+
+def write_nothing(*_: object) -> None:
+    """Write nothing more in the transaction: the default of `in_transaction`."""
+
 
 class Database:
     """The record. Make one a process, after the fork; `close` gives its connections back."""
@@ -90,14 +97,15 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises DatabaseFailed: away, full, or given up."""
+        """Open a transaction that only reads. Raises DatabaseFailed: away, full, or given up."""
         with translated(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def look(self) -> Iterator[Connection]:
-        """Reads of a statement each, and nothing streamed: on PostgreSQL without a transaction around them, which would
-        cost two round trips more and, under READ COMMITTED, hold nothing together. Raises DatabaseFailed.
+    def autocommit_read(self) -> Iterator[Connection]:
+        """Open a connection for reads of one statement each, nothing streamed. On PostgreSQL there is no transaction
+        around them, which would cost two round trips more and, under READ COMMITTED, hold nothing together. Raises
+        DatabaseFailed.
         """
         options = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {}
         with translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
@@ -105,19 +113,19 @@ class Database:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A transaction whose reads all see the same moment. Raises DatabaseFailed."""
+        """Open a transaction whose reads all see the same moment. Raises DatabaseFailed."""
         options = {"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {}
         with translated(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that commits at the end, or leaves nothing behind. Raises DatabaseFailed."""
+        """Open a transaction that commits at the end, or leaves nothing behind. Raises DatabaseFailed."""
         with translated(), self.engine.connect().execution_options(**_WRITE) as connection, connection.begin():
             yield connection
 
     def now(self) -> float:
-        """The database's clock, in seconds since the epoch."""
+        """Return the database's clock, in seconds since the epoch."""
         with self.read() as connection:
             return read_clock(connection)
 
@@ -129,7 +137,7 @@ class Database:
 def require_database(url: str, *, exists: bool) -> None:
     """Raise NotConfigured for a URL that is none; with `exists`, for a SQLite file that is not there.
 
-    Whoever only looks must not make a file. Nothing is connected.
+    A command that only reads must not make a file. Nothing is connected.
     """
     try:
         parsed = make_url(url)
@@ -180,3 +188,8 @@ def _sqlite(url: str, path: str | None) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def driver_of(connection: Connection) -> Any:
+    """Return the driver's own connection, in the transaction that SQLAlchemy began."""
+    return connection.connection.driver_connection

@@ -1,4 +1,4 @@
-"""Is there room: asked by taking some and giving it back, for no database says how full its disk is.
+"""Checks disk space by taking some and giving it back, for no database says how full its disk is.
 
 Nothing of the record is touched: a file beside SQLite's that is gone again, a temporary table of PostgreSQL's.
 """
@@ -31,7 +31,7 @@ _PART_BYTES = 1000
 
 
 def require_room(database: Database, *, wanted: int = ROOM_BYTES) -> None:
-    """Raise DatabaseFull where `wanted` bytes more do not fit; DatabaseAway where nobody can tell."""
+    """Raise DatabaseFull where `wanted` bytes more do not fit; DatabaseAway if that cannot be tried."""
     if database.dialect == "postgresql":
         # A role that may make no temporary table cannot tell: the run goes on, and is blocked again if need be.
         with contextlib.suppress(ProgrammingError), database.write() as connection:

@@ -1,4 +1,4 @@
-"""What a driver's error means: away, full, given up; or none of ours, and a fault of the program.
+"""Translates a driver's error: away, full, given up; or none of ours, and a fault of the program.
 
 The driver's text is not repeated (R10: it may hold what was in a row); its code is.
 """

@@ -55,7 +55,7 @@ class TopVersion:
 def create_environment(
     connection: Connection, *, workspace: str, name: str, main_key: str, generation: str | None
 ) -> Environment:
-    """A new environment whose first top version is `main_key`. Raises AlreadyThere."""
+    """Create an environment whose first top version is `main_key`. Raises AlreadyThere."""
     share_workspace(connection, workspace)  # R8: a revocation of the workspace sees it, or is seen by it
     values = {"environment_id": uuid4(), "workspace": workspace, "name": name, "created_at": db_now()}
     try:
@@ -68,7 +68,7 @@ def create_environment(
 
 
 def find_environment(connection: Connection, reference: str | UUID) -> Environment:
-    """By id, or by `workspace/name`. Raises NotFound."""
+    """Find an environment by id, or by `workspace/name`. Raises NotFound."""
     workspace, slash, name = str(reference).partition("/")
     condition: ColumnElement[bool]
     if slash:
@@ -85,22 +85,25 @@ def find_environment(connection: Connection, reference: str | UUID) -> Environme
 
 
 def get_environment(connection: Connection, key: int) -> Environment:
-    """By its row."""
+    """Read an environment by its row."""
     return Environment(**connection.execute(ENVIRONMENT.where(environments.c.id == key)).mappings().one())
 
 
 def lock_environment(connection: Connection, key: int) -> Environment:
-    """By its row, alone: everyone who shares it has committed, and nobody else gets in until the transaction ends."""
+    """Lock an environment for this transaction alone: every transaction that shared it has committed, and no other gets
+    in.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCKS, key & 0x7FFFFFFF)))
     return get_environment(connection, key)
 
 
 def share_environment(connection: Connection, key: int) -> None:
-    """With others who share it: its state, its tops and its repack stay as they are until the commit.
+    """Share an environment with other transactions: its state, its tops and its repack stay as they are until the
+    commit.
 
-    An advisory lock and not FOR SHARE: a row's sharers keep letting each other in, and whoever wants to lock it may
-    wait for ever behind many workers; this queue is fair. SQLite's one writer is alone anyway.
+    An advisory lock and not FOR SHARE: a row's sharers keep letting each other in, and a transaction that wants to lock
+    it may wait for ever behind many workers; this queue is fair. SQLite's one writer is alone anyway.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_SHARE, {"environment": key & 0x7FFFFFFF})
@@ -136,13 +139,15 @@ def raise_epoch(connection: Connection, key: int) -> None:
 
 
 def workspace_environments(connection: Connection, workspace: str) -> list[Environment]:
-    """All environments of a workspace."""
+    """List the environments of a workspace."""
     query = ENVIRONMENT.where(environments.c.workspace == workspace).order_by(environments.c.id)
     return [Environment(**row) for row in connection.execute(query).mappings()]
 
 
 def environments_of(connection: Connection, scope: str) -> list[Environment]:
-    """One environment, by its id or workspace/name; else a workspace's. Raises NotFound, where there are none."""
+    """Find one environment by its id or workspace/name, else a workspace's environments. Raises NotFound if there are
+    none.
+    """
     if "/" in scope or is_id(scope):
         return [find_environment(connection, scope)]
     found = workspace_environments(connection, scope)
@@ -152,7 +157,7 @@ def environments_of(connection: Connection, scope: str) -> list[Environment]:
 
 
 def is_id(text: str) -> bool:
-    """Whether it is written as an outer id."""
+    """Return True if the text is written as an outer id."""
     try:
         UUID(text)
     except ValueError:
@@ -161,7 +166,7 @@ def is_id(text: str) -> bool:
 
 
 def list_environments(connection: Connection) -> list[Environment]:
-    """All of them, by workspace and name."""
+    """List all environments, by workspace and name."""
     query = ENVIRONMENT.order_by(environments.c.workspace, environments.c.name)
     return [Environment(**row) for row in connection.execute(query).mappings()]
 
@@ -169,14 +174,14 @@ def list_environments(connection: Connection) -> list[Environment]:
 def insert_top(
     connection: Connection, environment: int, *, version: int, main_key: str, generation: str | None
 ) -> TopVersion:
-    """A new top version, active from now on."""
+    """Insert a new top version, active from now on."""
     values = {"main_key": main_key, "generation": generation, "state": TopState.ACTIVE, "version": version}
     connection.execute(insert(top_versions).values(environment=environment, created_at=db_now(), **values))
     return TopVersion(version=version, main_key=main_key, generation=generation, state=TopState.ACTIVE)
 
 
 def live_tops(connection: Connection, environment: int, *, share: bool = False) -> list[TopVersion]:
-    """The active top version first, then the draining ones, newest first.
+    """Return the active top version first, then the draining ones, newest first.
 
     `share` keeps them as they are until the transaction ends (creators of roots use it).
     """
@@ -191,13 +196,13 @@ def live_tops(connection: Connection, environment: int, *, share: bool = False) 
 
 
 def all_tops(connection: Connection, environment: int) -> list[dict[str, Any]]:
-    """Every top version the environment ever had, oldest first."""
+    """List every top version that the environment ever had, oldest first."""
     query = select(top_versions).where(top_versions.c.environment == environment).order_by(top_versions.c.version)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def last_top_version(connection: Connection, environment: int) -> int:
-    """The highest version number ever given."""
+    """Return the highest version number ever given."""
     query = select(func.max(top_versions.c.version)).where(top_versions.c.environment == environment)
     return int(connection.execute(query).scalar_one())
 
@@ -209,12 +214,6 @@ def set_top_state(connection: Connection, environment: int, version: int, state:
     connection.execute(update(top_versions).where(condition).values(state=state, ended_at=ended))
 
 
-def set_generation(connection: Connection, environment: int, version: int, generation: str) -> None:
-    """Record a generation that the KMS told only later."""
-    condition = (top_versions.c.environment == environment) & (top_versions.c.version == version)
-    connection.execute(update(top_versions).where(condition).values(generation=generation))
-
-
 def drop_root_wraps(connection: Connection, environment: int, versions: list[int]) -> int:
     """Delete every root's wraps under these top versions. Returns how many there were."""
     condition = (root_wraps.c.environment == environment) & root_wraps.c.top_version.in_(versions)
@@ -222,7 +221,7 @@ def drop_root_wraps(connection: Connection, environment: int, versions: list[int
 
 
 def count_keys(connection: Connection, environment: int) -> dict[str, dict[int, int]]:
-    """How many keys there are by kind and level: {"wrapping": {1: 24}, "data": {1: 3, 2: 1000}}."""
+    """Count keys by kind and level: {"wrapping": {1: 24}, "data": {1: 3, 2: 1000}}."""
     counts: dict[str, dict[int, int]] = {}
     for name, table in (("wrapping", wrapping_keys), ("data", data_keys)):
         query = select(table.c.level, func.count()).where(table.c.environment == environment).group_by(table.c.level)

@@ -11,7 +11,7 @@ from workers.store.types import db_now
 
 
 def take_turn(connection: Connection) -> int | None:
-    """Give the repack that has waited longest its turn. None where none waits.
+    """Claim the repack that has waited longest. None if none waits.
 
     Two workers never get the same one at once: rows that another one is taking are skipped.
     """
@@ -23,22 +23,22 @@ def take_turn(connection: Connection) -> int | None:
 
 
 def do_others_wait(connection: Connection, repack: int) -> bool:
-    """Whether another repack has work that nobody does."""
+    """Return True if another repack has work that no worker does."""
     return connection.execute(_waiting().where(repacks.c.id != repack).limit(1)).first() is not None
 
 
 def list_waiting(connection: Connection, *, limit: int) -> list[tuple[int, int]]:
-    """(repack, workers that it has work for), the one whose turn it is first."""
+    """List (repack, workers that it has work for), the one that has waited longest first."""
     columns = shards.c
     is_free = columns.state.in_([PENDING, LEASED]) & _is_free()
     free = select(func.count()).where(columns.repack == repacks.c.id, is_free).scalar_subquery()
     rows = connection.execute(_waiting().add_columns(free, _has_shards(_is_leased())).limit(limit))
-    # Where somebody walks, one more makes up for a worker that died.
+    # Where a worker walks, one more makes up for a worker that died.
     return [(row, 1 if is_walked else max(1, shards_free)) for row, shards_free, is_walked in rows]
 
 
 def _waiting() -> Select[int]:
-    """Repacks that a worker can do something for, in the order of their turns."""
+    """Select repacks that a worker can do something for, in the order in which they have waited."""
     columns = repacks.c
     # With every shard walked, what is to be done is the next stage.
     has_work = or_(_has_shards(_is_free()), ~_has_shards(shards.c.state.in_([PENDING, LEASED])))

@@ -14,7 +14,7 @@ from workers.store.shards import LEASED
 from workers.store.types import db_now
 
 KEPT_SECONDS = 3600.0
-"""How long a worker that is not heard of any more stays to be looked at."""
+"""How long a worker that is not heard of any more stays visible."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def enter_worker(connection: Connection, owner: str, values: Mapping[str, Any]) 
 def note_worker(
     connection: Connection, *, owner: str, progressed: bool, canary: bool, lock_notice_seconds: float | None
 ) -> bool:
-    """It is there; and what it did since it last said so. False where its row is gone."""
+    """Update a worker's row, with what it did since the last update. Return False if its row is gone."""
     values: dict[str, Any] = {"seen_at": db_now()}
     values |= {"progressed_at": db_now()} if progressed else {}
     values |= {"canary_at": db_now()} if canary else {}
@@ -58,12 +58,12 @@ def note_worker(
 
 
 def leave_worker(connection: Connection, owner: str) -> None:
-    """It has ended in good order."""
+    """Delete the row of a worker that has ended in good order."""
     connection.execute(delete(workers_seen).where(workers_seen.c.owner == owner))
 
 
 def list_workers(connection: Connection) -> list[WorkerSeen]:
-    """All of them, by name and process, with the shard that each has under its lease now."""
+    """List all workers, by name and process, with the shard that each has under its lease now."""
     leases = (
         select(shards.c.owner, shards.c.id.label("lease"), shards.c.lease_until)
         .join(repacks, repacks.c.id == shards.c.repack)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from schemas.hierarchy import Fault, Node, find_fault
+from schemas.hierarchy import Node, PlacementFault, find_fault
 from schemas.keys import MAX_LEVELS, VersionState
 from workers.errors import HierarchyBroken
 from workers.store.keys import MANY
@@ -22,18 +22,18 @@ def check_tree(connection: Connection, environment: int, *, with_data: bool) -> 
     suspects = _suspects(connection, environment)
     if suspects:
         nodes = _with_ancestors(connection, suspects)
-        faults: dict[Fault, list[Node]] = {}
+        faults: dict[PlacementFault, list[Node]] = {}
         for node in suspects:
-            faults.setdefault(find_fault(node, nodes) or Fault.MISPLACED, []).append(node)
-        worst = Fault.CYCLE if Fault.CYCLE in faults else next(iter(faults))
+            faults.setdefault(find_fault(node, nodes) or PlacementFault.MISPLACED, []).append(node)
+        worst = PlacementFault.CYCLE if PlacementFault.CYCLE in faults else next(iter(faults))
         raise HierarchyBroken(fault=worst.value, keys=[node.key_id for node in faults[worst]])
     orphans = _orphan_data(connection, environment) if with_data else []
     if orphans:
-        raise HierarchyBroken(fault=Fault.ORPHAN.value, keys=orphans)
+        raise HierarchyBroken(fault=PlacementFault.ORPHAN.value, keys=orphans)
 
 
 def _suspects(connection: Connection, environment: int) -> list[Node]:
-    """Wrapping keys that break the local rule; see `hierarchy`."""
+    """Select wrapping keys that break the local rule; see `schemas.hierarchy`."""
     parents, columns = wrapping_keys.alias("parents"), wrapping_keys.c
     misplaced = or_(
         parents.c.id.is_(None), parents.c.environment != columns.environment, parents.c.level != columns.level - 1
@@ -91,20 +91,20 @@ def _orphan_data(connection: Connection, environment: int) -> list[UUID]:
 
 
 def deepest_level(connection: Connection, environment: int) -> int:
-    """The deepest level of wrapping keys; 0 without any."""
+    """Return the deepest level of wrapping keys; 0 without any."""
     query = select(func.max(wrapping_keys.c.level)).where(wrapping_keys.c.environment == environment)
     return int(connection.execute(query).scalar_one() or 0)
 
 
 def wrapping_key_rows(connection: Connection, environment: int, level: int) -> Iterator[int]:
-    """The wrapping keys of a level, in order; streamed."""
+    """Stream the wrapping keys of a level, in order."""
     columns = wrapping_keys.c
     query = select(columns.id).where(columns.environment == environment, columns.level == level).order_by(columns.id)
     yield from connection.execute(query.execution_options(yield_per=1000)).scalars()
 
 
 def child_counts(connection: Connection, environment: int, level: int) -> Iterator[tuple[int, int]]:
-    """Each wrapping key of a level with how many data keys hang from it, in order; streamed."""
+    """Stream each wrapping key of a level with the number of data keys below it, in order."""
     children = (
         select(data_keys.c.parent, func.count().label("count"))
         .where(data_keys.c.environment == environment, data_keys.c.level == level + 1, data_keys.c.parent.is_not(None))
@@ -123,7 +123,7 @@ def child_counts(connection: Connection, environment: int, level: int) -> Iterat
 
 
 def split_parent(connection: Connection, environment: int, level: int, parent: int, step: int) -> Iterator[int]:
-    """Every `step`-th data key below a wrapping key of `level`, in order, and the last one."""
+    """Yield every `step`-th data key below a wrapping key of `level`, in order, and the last one."""
     columns = data_keys.c
     after = 0
     while True:
@@ -158,7 +158,7 @@ def count_draining(connection: Connection, environment: int) -> int:
 
 
 def count_stale(connection: Connection, environment: int) -> int:
-    """Data keys below wrapping keys that hang from a version which is not the active one."""
+    """Count the data keys that are wrapped under a version of their wrapping key which is not the active one."""
     active = wrapping_versions.alias("active")
     query = (
         select(func.count())

@@ -12,14 +12,14 @@ from workers.store.models import answers
 from workers.store.types import db_now, read_clock
 
 KEPT_SECONDS = 86_400.0
-"""How long an answer is kept: whoever repeats a request does so within minutes."""
+"""How long an answer is kept: a client that repeats a request does so within minutes."""
 
 DOING_SECONDS = 60.0
 """After which a request that has no answer yet died with its process, and may be done again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class StoredAnswer:
     """What was answered. `status` None: it is being done right now."""
 
     digest: bytes
@@ -27,8 +27,8 @@ class Answer:
     document: dict[str, Any] | None
 
 
-def claim_answer(connection: Connection, scope: str, key: str, digest: bytes) -> Answer | None:
-    """The answer to an earlier request under this key; None: there is none, and this one is to be done now."""
+def claim_answer(connection: Connection, scope: str, key: str, digest: bytes) -> StoredAnswer | None:
+    """Return the answer to an earlier request under this key; None: there is none, this request is to be done now."""
     connection.execute(delete(answers).where(answers.c.at < db_now() - KEPT_SECONDS))
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     values = {"scope": scope, "key": key, "digest": digest, "at": db_now()}
@@ -40,15 +40,15 @@ def claim_answer(connection: Connection, scope: str, key: str, digest: bytes) ->
     if row.status is None and row.digest == digest and row.at < read_clock(connection) - DOING_SECONDS:
         connection.execute(update(answers).where(own).values(at=db_now()))
         return None
-    return Answer(digest=row.digest, status=row.status, document=row.document)
+    return StoredAnswer(digest=row.digest, status=row.status, document=row.document)
 
 
 def keep_answer(connection: Connection, scope: str, key: str, *, status: int, document: dict[str, Any]) -> None:
-    """What was answered."""
+    """Keep what was answered."""
     own = (answers.c.scope == scope) & (answers.c.key == key)
     connection.execute(update(answers).where(own).values(status=status, document=document))
 
 
 def drop_answer(connection: Connection, scope: str, key: str) -> None:
-    """It failed in a way that trying again may mend: the next try is a first one."""
+    """Drop an answer that failed in a way that another try may mend: the next try is a first one."""
     connection.execute(delete(answers).where((answers.c.scope == scope) & (answers.c.key == key)))

@@ -17,6 +17,9 @@ from workers.errors import NotFound
 from workers.store.models import inbox, rejected_events
 from workers.store.types import db_now
 
+RECEIVED, HANDLED, REJECTED = "received", "handled", "rejected"
+"""States of an event in the inbox."""
+
 KEPT_BYTES = 4096
 """How much is kept of a rejected body that no event can have: enough to see what it was."""
 
@@ -32,10 +35,11 @@ class Received:
     body: bytes
     state: str
     outcome: dict[str, Any] | None
+    is_new: bool = False  # just now: no repeat
 
 
 def is_known(connection: Connection, event: Event, body: bytes) -> bool:
-    """Whether this very event was received before, handled or not."""
+    """Return True if this very event was received before, handled or not."""
     query = select(inbox.c.digest).where(inbox.c.source == event.source, inbox.c.event_id == event.id)
     digest = connection.execute(query).scalar_one_or_none()
     return digest is not None and same_bytes(digest, body_digest(body))
@@ -53,30 +57,31 @@ def receive(connection: Connection, event: Event, body: bytes) -> Received:
         "type": event.type,
         "digest": digest,
         "body": body,
-        "state": "received",
+        "state": RECEIVED,
         "received_at": db_now(),
     }
+    is_new = True
     try:
         with connection.begin_nested():
             connection.execute(insert(inbox).values(values))
     except IntegrityError:
-        pass  # seen before: an at-least-once broker at work, or a replay
+        is_new = False  # an at-least-once broker at work, or a replay
     found = connection.execute(select(inbox).where(inbox.c.source == event.source, inbox.c.event_id == event.id)).one()
     if not same_bytes(found.digest, digest):
         raise EventRejected("replayed_id", f"Event {event.id!r} of {event.source!r} came before with another body.")
-    return _received(found)
+    return _received(found, is_new=is_new)
 
 
 def find_received(connection: Connection, inbox_id: int, *, lock: bool = False) -> Received | None:
-    """One event by its row."""
+    """Find one event by its row."""
     query = select(inbox).where(inbox.c.id == inbox_id)
     row = connection.execute(query.with_for_update() if lock else query).first()
     return _received(row) if row else None
 
 
 def unhandled(connection: Connection, *, older_than: float = 0.0, limit: int = 100) -> list[int]:
-    """The oldest events that still wait for their effect, `older_than` seconds after they were received."""
-    waits = (inbox.c.state == "received") & (inbox.c.received_at <= db_now() - older_than)
+    """List the oldest events that still wait for their effect, `older_than` seconds after they were received."""
+    waits = (inbox.c.state == RECEIVED) & (inbox.c.received_at <= db_now() - older_than)
     query = select(inbox.c.id).where(waits).order_by(inbox.c.id).limit(limit)
     return list(connection.execute(query).scalars())
 
@@ -90,12 +95,12 @@ def settle(connection: Connection, inbox_id: int, *, state: str, outcome: dict[s
 
 def reopen(connection: Connection, inbox_id: int) -> None:
     """Have an event that was rejected wait for its effect again."""
-    connection.execute(update(inbox).where(inbox.c.id == inbox_id).values(state="received", handled_at=None))
+    connection.execute(update(inbox).where(inbox.c.id == inbox_id).values(state=RECEIVED, handled_at=None))
 
 
 def count_unhandled(connection: Connection) -> tuple[int, float | None]:
-    """How many events wait for their effect, and since when the oldest."""
-    query = select(func.count(), func.min(inbox.c.received_at)).where(inbox.c.state == "received")
+    """Count the events that wait for their effect, and say since when the oldest."""
+    query = select(func.count(), func.min(inbox.c.received_at)).where(inbox.c.state == RECEIVED)
     count, oldest = connection.execute(query).one()
     return int(count), oldest
 
@@ -138,7 +143,7 @@ def storable(value: object) -> str:
 def list_rejected(
     connection: Connection, *, limit: int = 100, before: int | None = None, waiting: bool = False
 ) -> list[dict[str, Any]]:
-    """The newest rejected events (of those `before` a row); `waiting`: only those that nobody has settled."""
+    """List the newest rejected events (of those `before` a row); `waiting`: only those that are not settled."""
     query = select(rejected_events).order_by(rejected_events.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(rejected_events.c.id < before)
@@ -148,7 +153,7 @@ def list_rejected(
 
 
 def find_rejected(connection: Connection, row: int, *, lock: bool = False) -> dict[str, Any]:
-    """One rejected event. Raises NotFound."""
+    """Find one rejected event. Raises NotFound."""
     query = select(rejected_events).where(rejected_events.c.id == row)
     found = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if found is None:
@@ -157,7 +162,7 @@ def find_rejected(connection: Connection, row: int, *, lock: bool = False) -> di
 
 
 def count_rejected(connection: Connection) -> int:
-    """How many rejected events nobody has settled yet."""
+    """Count the rejected events that are not settled yet."""
     query = select(func.count()).select_from(rejected_events).where(rejected_events.c.outcome.is_(None))
     return int(connection.execute(query).scalar_one())
 
@@ -168,7 +173,7 @@ def settle_rejected(connection: Connection, row: int, *, outcome: str, actor: st
     connection.execute(update(rejected_events).where(rejected_events.c.id == row).values(values))
 
 
-def _received(row: Any) -> Received:
+def _received(row: Any, *, is_new: bool = False) -> Received:
     return Received(
         id=row.id,
         source=row.source,
@@ -177,4 +182,5 @@ def _received(row: Any) -> Received:
         body=row.body,
         state=row.state,
         outcome=row.outcome,
+        is_new=is_new,
     )

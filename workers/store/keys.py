@@ -38,12 +38,12 @@ class Link:
 
     @property
     def pair(self) -> Pair:
-        """Its own name."""
+        """Return the version's own name."""
         return (self.id, self.version)
 
     @property
     def parent_pair(self) -> Pair | None:
-        """The version it hangs from; None for a root."""
+        """Return the version that this one is wrapped under; None for a root."""
         return None if self.parent is None else (self.parent, self.parent_version)
 
 
@@ -99,7 +99,7 @@ LINK = select(
 
 
 def load_links(connection: Connection, pairs: Iterable[Pair], known: Iterable[Pair] = ()) -> dict[Pair, Link]:
-    """These versions and their ancestors up to the roots; what is `known` need not be climbed from.
+    """Load these versions and their ancestors up to the roots; there is no climb from what is `known`.
 
     A version that is not there is not in the answer.
     """
@@ -127,12 +127,12 @@ def _links(connection: Connection, pairs: set[Pair]) -> dict[Pair, Link]:
 
 
 def as_link(row: Any) -> Link:
-    """A row of LINK as a value."""
+    """Read a row of LINK as a value."""
     return Link(**dict(row) | {"state": VersionState(row["state"])})
 
 
 def load_root_wraps(connection: Connection, kind: KeyKind, ids: Iterable[int]) -> dict[Pair, list[StoredRootWrap]]:
-    """The wraps of these roots under live top versions, by (row, key version); the active top's first."""
+    """Load the wraps of these roots under live top versions, by (row, key version); the active top's first."""
     found: dict[Pair, list[StoredRootWrap]] = {}
     keys = sorted(set(ids))
     for start in range(0, len(keys), MANY):
@@ -158,14 +158,14 @@ def load_root_wraps(connection: Connection, kind: KeyKind, ids: Iterable[int]) -
 
 
 def find_data_key(connection: Connection, key_id: UUID) -> DataKeyRow | None:
-    """A data key by its outer id."""
+    """Find a data key by its outer id."""
     query = select(data_keys).where(data_keys.c.key_id == key_id)
     row = connection.execute(query).mappings().first()
     return DataKeyRow(**row) if row else None
 
 
 def find_wrapping_key(connection: Connection, key: UUID | int) -> WrappingKeyRow:
-    """A wrapping key by its outer id or its row, with its active version. Raises NotFound."""
+    """Find a wrapping key by its outer id or its row, with its active version. Raises NotFound."""
     condition = wrapping_keys.c.id == key if isinstance(key, int) else wrapping_keys.c.key_id == key
     rows = _wrapping_rows(connection, condition, limit=1)
     if not rows:
@@ -176,7 +176,7 @@ def find_wrapping_key(connection: Connection, key: UUID | int) -> WrappingKeyRow
 def wrapping_page(
     connection: Connection, environment: int, level: int, *, after: int, upto: int, limit: int
 ) -> list[WrappingKeyRow]:
-    """The wrapping keys of a level with `after` < row <= `upto`, in order."""
+    """Read the wrapping keys of a level with `after` < row <= `upto`, in order."""
     columns = wrapping_keys.c
     condition = (
         (columns.environment == environment) & (columns.level == level) & (columns.id > after) & (columns.id <= upto)
@@ -185,7 +185,7 @@ def wrapping_page(
 
 
 def wrapping_rows(connection: Connection, ids: Iterable[int]) -> dict[int, WrappingKeyRow]:
-    """These wrapping keys by row, each with its active version."""
+    """Read these wrapping keys by row, each with its active version."""
     found: dict[int, WrappingKeyRow] = {}
     keys = sorted(ids)
     for start in range(0, len(keys), MANY):
@@ -219,7 +219,7 @@ def _wrapping_rows(connection: Connection, condition: Any, *, limit: int) -> lis
 def insert_wrapping_key(
     connection: Connection, *, key_id: UUID, environment: int, parent: int | None, level: int
 ) -> int:
-    """A wrapping key without a version yet; give it one in the same transaction. Returns its row."""
+    """Insert a wrapping key without a version yet; give it one in the same transaction. Return its row."""
     values = {"key_id": key_id, "environment": environment, "parent": parent, "level": level}
     return int(connection.execute(insert(wrapping_keys).values(values).returning(wrapping_keys.c.id)).scalar_one())
 
@@ -237,12 +237,12 @@ def insert_root_wraps(connection: Connection, rows: list[dict[str, Any]]) -> int
 
 
 def insert_data_keys(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """New data keys. Hold their parents' versions, or the live tops, first."""
+    """Insert data keys. Hold their parents' versions, or the live tops, first."""
     connection.execute(insert(data_keys), rows)
 
 
 def data_key_rows(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """The rows of data keys by their outer ids."""
+    """Return the rows of data keys by their outer ids."""
     found: dict[UUID, int] = {}
     for start in range(0, len(ids), MANY):
         query = select(data_keys.c.key_id, data_keys.c.id).where(data_keys.c.key_id.in_(ids[start : start + MANY]))

@@ -1,4 +1,4 @@
-"""Main keys in use: what was last seen of each, when it is looked at next, and whose top it is."""
+"""Main keys in use: what was last seen of each, when it is polled next, and whose top it is."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from workers.store.types import read_clock
 
 REGISTERED_AT_ONCE = 1000
 CLAIM_SECONDS = 120.0
-"""Until when a claimed look is nobody else's: one whose process died is had again after that."""
+"""Until when a claimed poll is one process's: if that process died, the poll is claimed again after that."""
 
 SOON_SECONDS = 5.0
-"""The first wait after a look without success; doubled from look to look, up to the interval of healthy keys."""
+"""The first wait after a poll without success; doubled from poll to poll, up to the interval of healthy keys."""
 
 MAX_DETAIL = 500
 
@@ -41,17 +41,17 @@ class MainKeyRecord:
 
     @property
     def hides_generation(self) -> bool:
-        """Whether its KMS answers and tells no generation: its roots are rewrapped on a timer."""
+        """Return True if the KMS answers and shows no generation: the roots are rewrapped on a timer."""
         return self.generation is None and self.last_answered_at is not None and self.cause is None
 
 
 def phase_of(uri: str) -> float:
-    """Where in the interval a main key's looks fall, in [0, 1): looks spread evenly, and stay so."""
+    """Return where in the interval a main key's polls fall, in [0, 1): polls spread evenly, and stay so."""
     return int.from_bytes(hashlib.sha256(uri.encode()).digest()[:6]) / 2**48
 
 
-def next_look(uri: str, now: float, interval: float) -> float:
-    """The first of a key's turns after `now`."""
+def next_poll(uri: str, now: float, interval: float) -> float:
+    """Return the first poll of a key after `now`."""
     phase = phase_of(uri) * interval
     return ((now - phase) // interval + 1) * interval + phase
 
@@ -63,14 +63,14 @@ def register(connection: Connection, *, interval: float, limit: int = REGISTERED
     found = list(connection.execute(query).scalars())
     if found:
         now = read_clock(connection)
-        rows = [{"uri": uri, "next_look_at": next_look(uri, now, interval), "interval": interval} for uri in found]
+        rows = [{"uri": uri, "next_look_at": next_poll(uri, now, interval), "interval": interval} for uri in found]
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         connection.execute(dialect.insert(main_keys).on_conflict_do_nothing(), rows)
     return len(found)
 
 
 def claim_due(connection: Connection, *, limit: int) -> list[str]:
-    """Main keys in use whose look is due, the longest overdue first: nobody else's for CLAIM_SECONDS."""
+    """Claim the main keys in use whose poll is due, the longest overdue first: no other process's for CLAIM_SECONDS."""
     now = read_clock(connection)
     in_use = exists().where(top_versions.c.main_key == main_keys.c.uri, top_versions.c.state.in_(LIVE))
     query = select(main_keys.c.uri).where(main_keys.c.next_look_at <= now, in_use)
@@ -82,7 +82,7 @@ def claim_due(connection: Connection, *, limit: int) -> list[str]:
 
 
 def mark_due(connection: Connection, uri: str) -> bool:
-    """Have a main key looked at now. False where it is not in use: what nobody uses is not looked at."""
+    """Mark a main key as due now. Return False if it is not in use: an unused key is not polled."""
     in_use = select(top_versions.c.main_key).where(top_versions.c.main_key == uri, top_versions.c.state.in_(LIVE))
     if connection.execute(in_use.limit(1)).first() is None:
         return False
@@ -95,7 +95,7 @@ def mark_due(connection: Connection, uri: str) -> bool:
     return True
 
 
-def record_look(
+def record_poll(
     connection: Connection,
     uri: str,
     *,
@@ -105,7 +105,7 @@ def record_look(
     answered: bool,
     usual: float,
 ) -> MainKeyRecord | None:
-    """Write down what a look showed, and plan the next one. Returns what was known before; None: it is not known.
+    """Record what a poll showed, and plan the next one. Return what was known before; None: it is not known.
 
     `usual` is the interval of healthy keys. A silent KMS says nothing of the generation: the last one seen stays.
     """
@@ -122,7 +122,7 @@ def record_look(
         "since": now if changed else before.since,
         "last_looked_at": now,
         "last_answered_at": now if answered else before.last_answered_at,
-        "next_look_at": next_look(uri, now, usual) if interval >= usual else now + interval,
+        "next_look_at": next_poll(uri, now, usual) if interval >= usual else now + interval,
         "interval": interval,
     }
     connection.execute(update(main_keys).where(main_keys.c.uri == uri).values(values))
@@ -130,26 +130,26 @@ def record_look(
 
 
 def put_off(connection: Connection, uris: list[str]) -> None:
-    """These were not asked: their turn comes again soon."""
+    """Put off keys that were not asked: they are polled again soon."""
     later = update(main_keys).where(main_keys.c.uri.in_(uris))
     connection.execute(later.values(next_look_at=read_clock(connection) + SOON_SECONDS))
 
 
 def find(connection: Connection, uri: str, *, lock: bool = False) -> MainKeyRecord | None:
-    """What is known of a main key."""
+    """Read what is known of a main key."""
     query = select(main_keys).where(main_keys.c.uri == uri)
     row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     return MainKeyRecord(**row) if row else None
 
 
 def list_main_keys(connection: Connection, *, after: str = "", limit: int = 1000) -> list[MainKeyRecord]:
-    """A page of them, by URI."""
+    """Read a page of main keys, by URI."""
     query = select(main_keys).where(main_keys.c.uri > after).order_by(main_keys.c.uri).limit(limit)
     return [MainKeyRecord(**row) for row in connection.execute(query).mappings()]
 
 
 def workspaces_of(connection: Connection, uri: str) -> set[str]:
-    """The workspaces in which a main key is in use."""
+    """List the workspaces in which a main key is in use."""
     query = select(environments.c.workspace).distinct().select_from(_IN_USE)
     return set(connection.execute(query.where(*_live(uri))).scalars())
 
@@ -157,7 +157,7 @@ def workspaces_of(connection: Connection, uri: str) -> set[str]:
 def users(
     connection: Connection, uri: str, *, locks: Collection[str] | None, after: int, limit: int
 ) -> list[Environment]:
-    """A page of the environments that a main key is a live top of, by row.
+    """Read a page of the environments that a main key is a live top of, by row.
 
     `locks`: only those locked by one of these causes; empty: only unlocked ones; None: all.
     """
@@ -172,10 +172,10 @@ def users(
 def left_behind(
     connection: Connection, uri: str, *, generation: str | None, hidden_before: float, after: int, limit: int
 ) -> list[tuple[Environment, TopVersion]]:
-    """A page of the environments to move to their main key's current generation, with their top in force.
+    """Read a page of the environments to move to their main key's current generation, with their top in force.
 
     Where the KMS hides its generation: those whose top is from before `hidden_before`. Locked ones, and those with an
-    open repack, have their turn at a later look.
+    open repack, follow at a later poll.
     """
     columns = top_versions.c
     if generation is None:

@@ -166,7 +166,7 @@ repacks = Table(
     Column("block_cause", Text),
     Column("block_detail", Text),
     Column("blocked_at", Float),
-    Column("probe_at", Float),  # when a blocked repack looks again
+    Column("probe_at", Float),  # when a blocked repack is checked again
     Column("probes", Integer, nullable=False, server_default="0"),
     Column("kms_calls", Integer, nullable=False, server_default="0"),  # outside shards: probes
     Column("certificate", JSON),
@@ -292,7 +292,7 @@ rejected_events = Table(
     Column("body", LargeBinary, nullable=False),  # of one that is too large: its first kilobytes
     Column("rejected_at", Float, nullable=False),
     Column("headers", JSON),  # its signature's: without them it could not be judged again
-    Column("outcome", Text),  # replayed or discarded; null: it waits for somebody
+    Column("outcome", Text),  # replayed or discarded; null: it waits for an operator
     Column("settled_at", Float),
     Column("settled_by", Text),
     Index(
@@ -368,7 +368,7 @@ ticks = Table(
 )
 
 Index("ix_top_versions_main_key", top_versions.c.main_key, top_versions.c.state, top_versions.c.environment)
-"""Which environments a main key is in force in: asked at every look at it."""
+"""Which environments a main key is in force in: asked at every poll of it."""
 
 main_keys = Table(
     "main_keys",
@@ -381,7 +381,7 @@ main_keys = Table(
     Column("last_looked_at", Float),
     Column("last_answered_at", Float),
     Column("next_look_at", Float, nullable=False),
-    Column("interval", Float, nullable=False),  # seconds to the look after that
+    Column("interval", Float, nullable=False),  # seconds to the poll after that
     Index("ix_main_keys_due", "next_look_at"),
 )
 

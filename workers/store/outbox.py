@@ -18,7 +18,7 @@ CLAIM_SECONDS = 30
 """How long a publisher may take over a page of events: the broker's own time limits are far shorter."""
 
 
-def tell(
+def record_event(
     connection: Connection,
     action: str,
     *,
@@ -50,7 +50,7 @@ def tell(
 
 
 def claim_unpublished(connection: Connection, *, limit: int) -> list[tuple[int, str, bytes]]:
-    """The oldest events (id, type, body) that wait, for one publisher at a time: events leave in their order.
+    """Claim the oldest events (id, type, body) that wait, for one publisher at a time: events leave in their order.
 
     Nothing while another publisher is at work. A publisher that dies is forgotten after CLAIM_SECONDS.
     """
@@ -67,5 +67,5 @@ def claim_unpublished(connection: Connection, *, limit: int) -> list[tuple[int, 
 
 
 def mark_published(connection: Connection, ids: list[int]) -> None:
-    """These were confirmed by the broker."""
+    """Mark events that the broker has confirmed."""
     connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(published_at=db_now()))

@@ -45,7 +45,7 @@ def set_aside(connection: Connection, *, repack: int, environment: int, stage: S
 def list_quarantine(
     connection: Connection, *, repack: int | None = None, environment: int | None = None, limit: int = 1000
 ) -> list[dict[str, Any]]:
-    """The keys that are set aside now, with the outer id of the parent whose version each holds back."""
+    """List the keys that are set aside now, with the outer id of the parent whose version each holds back."""
     parents = wrapping_keys.alias("parents")
     query = (
         select(quarantine, parents.c.key_id.label("parent_key_id"))
@@ -62,21 +62,13 @@ def list_quarantine(
 
 
 def count_open(connection: Connection, *, environment: int, stage: Stage | None = None) -> int:
-    """How many keys of an environment are set aside now."""
+    """Count the keys of an environment that are set aside now."""
     query = (
         select(func.count()).select_from(quarantine).where(quarantine.c.environment == environment, quarantine.c.open)
     )
     if stage is not None:
         query = query.where(quarantine.c.stage == stage)
     return int(connection.execute(query).scalar_one())
-
-
-def held_pairs(connection: Connection, environment: int) -> set[tuple[int, int]]:
-    """Versions of wrapping keys that quarantined keys hold back."""
-    query = select(quarantine.c.parent, quarantine.c.parent_version).where(
-        quarantine.c.environment == environment, quarantine.c.open, quarantine.c.parent.is_not(None)
-    )
-    return {(parent, version) for parent, version in connection.execute(query.distinct())}
 
 
 def release(connection: Connection, environment: int, *, stage: Stage | None = None) -> int:

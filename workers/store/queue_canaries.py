@@ -22,7 +22,7 @@ class Canary:
 
 
 def record_arrival(connection: Connection, queue: str, *, sent_at: float | None, owner: str) -> None:
-    """A canary has arrived. `sent_at` by its sender's clock."""
+    """Record that a canary has arrived. `sent_at` by its sender's clock."""
     now = read_clock(connection)
     values = {
         "arrived_at": now,
@@ -35,5 +35,5 @@ def record_arrival(connection: Connection, queue: str, *, sent_at: float | None,
 
 
 def list_canaries(connection: Connection) -> dict[str, Canary]:
-    """By queue."""
+    """Return the last canary of each queue, by queue."""
     return {row["queue"]: Canary(**row) for row in connection.execute(select(canaries)).mappings()}

@@ -1,4 +1,4 @@
-"""Repacks: the only writer of their state. Every move is checked against the table of legal moves and told (R11)."""
+"""Repacks: the only writer of their state. Every move is checked against the legal ones and recorded (R11)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move
+from schemas.states import ENDED, OPEN, RUNNING, Mode, RepackState, Stage, check_move, legal_actions
 from workers.errors import AnotherStarted, NotFound, UnknownWord
 from workers.runtime.logs import log
-from workers.store.environments import share_environment
+from workers.store.environments import find_environment, share_environment
 from workers.store.models import environments, repacks
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 from workers.store.types import db_now
 
 
@@ -51,17 +51,22 @@ class Repack:
 
     @property
     def is_running(self) -> bool:
-        """Whether workers may rewrap."""
+        """Return True if workers may rewrap."""
         return self.state in RUNNING
 
     @property
+    def legal_actions(self) -> list[str]:
+        """List what an operator may do to it now, by the command's name."""
+        return legal_actions(self.state, self.stage, is_move_closed=self.move_closed_at is not None)
+
+    @property
     def is_open(self) -> bool:
-        """Whether it keeps other repacks of its environment from starting."""
+        """Return True if it keeps other repacks of its environment from starting."""
         return self.state in OPEN
 
     @property
     def stage_state(self) -> RepackState:
-        """The running state that its stage stands for: where a pause or a block goes back to."""
+        """Return the running state of its stage: where a pause or a block goes back to."""
         return RepackState.MOVING if self.stage == Stage.MOVE else RepackState.RENEWING
 
 
@@ -76,7 +81,7 @@ class Held:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether keys may be rewrapped: the repack runs and its environment is not locked (R8)."""
+        """Return True if keys may be rewrapped: the repack runs and its environment is not locked (R8)."""
         return self.state in RUNNING and self.lock_cause is None
 
 
@@ -93,7 +98,7 @@ def create_repack(
     actor: str,
     kms_calls: int,
 ) -> Repack:
-    """A repack that is moving. Raises AnotherStarted where the environment has an open one."""
+    """Create a repack that is moving. Raises AnotherStarted if the environment has an open one."""
     statement = insert(repacks).values(
         repack_id=uuid4(),
         environment=environment,
@@ -119,7 +124,7 @@ def create_repack(
 
 
 def get_repack(connection: Connection, key: int) -> Repack:
-    """By its row. Raises NotFound."""
+    """Read a repack by its row. Raises NotFound."""
     row = connection.execute(_REPACK.where(repacks.c.id == key)).first()
     if row is None:
         raise NotFound("repack", key)
@@ -127,7 +132,7 @@ def get_repack(connection: Connection, key: int) -> Repack:
 
 
 def find_repack(connection: Connection, repack_id: str | UUID) -> Repack:
-    """By its outer id. Raises NotFound."""
+    """Find a repack by its outer id. Raises NotFound."""
     try:
         condition = repacks.c.repack_id == UUID(str(repack_id))
     except ValueError as error:
@@ -139,13 +144,13 @@ def find_repack(connection: Connection, repack_id: str | UUID) -> Repack:
 
 
 def open_repack(connection: Connection, environment: int) -> Repack | None:
-    """The environment's open repack."""
+    """Return the environment's open repack."""
     row = connection.execute(_REPACK.where(repacks.c.environment == environment, repacks.c.state.in_(OPEN))).first()
     return _repack(row) if row else None
 
 
 def latest_repack(connection: Connection, environment: int) -> Repack | None:
-    """The environment's newest repack."""
+    """Return the environment's newest repack."""
     query = _REPACK.where(repacks.c.environment == environment).order_by(repacks.c.id.desc()).limit(1)
     row = connection.execute(query).first()
     return _repack(row) if row else None
@@ -170,8 +175,8 @@ def list_repacks(
     before: int | None = None,
     limit: int = 100,
 ) -> list[Repack]:
-    """The newest first, of these `rows` alone or of those `before` a row; without those that a newer program is at,
-    which is logged.
+    """List the newest repacks first, of these `rows` alone or of those `before` a row; without those that a newer
+    program works on, which are logged.
     """
     query = _REPACK.order_by(repacks.c.id.desc()).limit(limit)
     if rows is not None:
@@ -201,13 +206,13 @@ def change_state(
     facts: dict[str, Any] | None = None,
     **columns: Any,
 ) -> Repack:
-    """Move a locked repack to `state`, and tell it. Raises IllegalMove."""
+    """Move a locked repack to `state`, and record it. Raises IllegalMove."""
     check_move(repack.state, state)
     if state != RepackState.BLOCKED:
         columns |= {"block_side": None, "block_cause": None, "block_detail": None, "blocked_at": None, "probe_at": None}
     columns["ended_at"] = db_now() if state in ENDED else None
     connection.execute(update(repacks).where(repacks.c.id == repack.id).values(state=state, **columns))
-    tell(
+    record_event(
         connection,
         action,
         actor=actor,
@@ -255,3 +260,21 @@ _REPACK = select(
     *(repacks.c[name] for name in Repack.__slots__ if name != "environment_id"),
     environments.c.environment_id,
 ).join(environments, environments.c.id == repacks.c.environment)
+
+
+def find_any_repack(connection: Connection, reference: str) -> Repack:
+    """Find a repack by its id, or an environment's newest (by workspace/name or id). Raises NotFound."""
+    if "/" not in reference:
+        try:
+            return find_repack(connection, reference)
+        except NotFound as error:
+            try:
+                environment = find_environment(connection, reference)
+            except NotFound:
+                raise error from None
+    else:
+        environment = find_environment(connection, reference)
+    newest = latest_repack(connection, environment.id)
+    if newest is None:
+        raise NotFound("repack of", environment, "Start one with `keyrepack main-key replace`.")
+    return newest

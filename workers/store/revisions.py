@@ -1,4 +1,4 @@
-"""Which revision a database is at, and whether this program can work with it.
+"""Reads which revision a database is at, and whether this program can work with it.
 
 Without Alembic, which only `migrate` needs: every worker asks this, and would carry it for the rest of its life.
 """
@@ -21,17 +21,17 @@ _TABLE, _COLUMN = "alembic_version", "version_num"
 
 
 def known_revisions() -> list[str]:
-    """The revisions this program knows, oldest first."""
+    """List the revisions that this program knows, oldest first."""
     return sorted(path.stem.partition("_")[0] for folder in VERSIONS for path in folder.glob("[0-9]*.py"))
 
 
 def latest_revision() -> str:
-    """The newest revision this program knows."""
+    """Return the newest revision that this program knows."""
     return known_revisions()[-1]
 
 
 def current_revision(database: Database) -> str | None:
-    """The revision a database is at; None for an empty one."""
+    """Return the revision that a database is at; None for an empty one."""
     with database.read() as connection:
         if not inspect(connection).has_table(_TABLE):
             return None

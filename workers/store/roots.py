@@ -27,19 +27,19 @@ class Root:
     wraps: tuple[StoredRootWrap, ...]
 
     def source_for(self, top_version: int) -> StoredRootWrap | None:
-        """The newest wrap from before `top_version`."""
+        """Return the newest wrap from before `top_version`."""
         older = [wrap for wrap in self.wraps if wrap.top_version < top_version]
         return max(older, key=lambda wrap: wrap.top_version, default=None)
 
     def is_under(self, top_version: int) -> bool:
-        """Whether it has its wrap under `top_version`."""
+        """Return True if the root has its wrap under `top_version`."""
         return any(wrap.top_version == top_version for wrap in self.wraps)
 
 
 def root_page(
     connection: Connection, environment: int, kind: KeyKind, *, after: int, upto: int, limit: int
 ) -> list[Root]:
-    """The roots with `after` < row <= `upto`, all unshredded versions of each, in order."""
+    """Read the roots with `after` < row <= `upto`, all unshredded versions of each, in order."""
     if kind == KeyKind.WRAPPING:
         ids = _wrapping_roots(environment).where(wrapping_keys.c.id > after, wrapping_keys.c.id <= upto)
         page = ids.order_by(wrapping_keys.c.id).limit(limit)
@@ -54,7 +54,7 @@ def root_page(
 
 
 def sample_wrap(connection: Connection, environment: int, top_version: int) -> tuple[UUID, bytes] | None:
-    """Some root's id and its wrap under a top version; None without any."""
+    """Return the id of a root and its wrap under a top version; None without any."""
     for kind, table in ((KeyKind.WRAPPING, wrapping_keys), (KeyKind.DATA, data_keys)):
         wraps = root_wraps.c
         query = (
@@ -99,7 +99,7 @@ def _unmoved(kind: KeyKind, base: Select[Any], key: Any, version: Any, environme
 
 
 def swap_parent_versions(connection: Connection, roots: Sequence[Root], top_version: int) -> None:
-    """The roots that were moved now hang from `top_version`; one that hangs from a newer one is left (R2)."""
+    """Write that moved roots are wrapped under `top_version` now; one under a newer version is left (R2)."""
     versions = wrapping_versions.c
     own: ColumnElement[bool]
     for root in roots:
@@ -113,7 +113,7 @@ def swap_parent_versions(connection: Connection, roots: Sequence[Root], top_vers
 
 
 def restore_parent_versions(connection: Connection, environment: int, *, top_version: int, former: int) -> None:
-    """After an abort: the roots that hung from `top_version` hang from `former` again."""
+    """After an abort: write that roots under `top_version` are under `former` again."""
     roots = _wrapping_roots(environment)
     versions = wrapping_versions.c
     connection.execute(
@@ -135,7 +135,7 @@ def restore_parent_versions(connection: Connection, environment: int, *, top_ver
 
 
 def count_roots(connection: Connection, environment: int, kind: KeyKind) -> tuple[int, int]:
-    """How many roots of a kind there are, and the highest row among them (0 without any)."""
+    """Count the roots of a kind, and return the highest row among them (0 without any)."""
     table = wrapping_keys if kind == KeyKind.WRAPPING else data_keys
     query = select(func.count(), func.max(table.c.id)).where(
         table.c.environment == environment, table.c.level == 1, table.c.parent.is_(None)
@@ -145,7 +145,7 @@ def count_roots(connection: Connection, environment: int, kind: KeyKind) -> tupl
 
 
 def root_boundaries(connection: Connection, environment: int, kind: KeyKind, *, step: int) -> list[int]:
-    """Every `step`-th root's row, in order: where a move is cut into shards."""
+    """List every `step`-th root's row, in order: where a move is cut into shards."""
     table = wrapping_keys if kind == KeyKind.WRAPPING else data_keys
     boundaries: list[int] = []
     after = 0

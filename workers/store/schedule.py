@@ -12,11 +12,11 @@ SWEEP, POLL, VERIFY_AUDIT = "sweep", "poll", "verify_audit"
 """The jobs that tick."""
 
 KEPT = 1000
-"""How many slots of a job are kept to look at."""
+"""How many slots of a job are kept for readers."""
 
 
 def take(connection: Connection, job: str, seconds: float) -> bool:
-    """Whether the caller is the one to run `job` in this slot of `seconds`, by the database's clock."""
+    """Return True if the caller is the one to run `job` in this slot of `seconds`, by the database's clock."""
     slot = int(read_clock(connection) / seconds)
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(ticks).values(job=job, slot=slot, at=db_now()).on_conflict_do_nothing()

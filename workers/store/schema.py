@@ -19,7 +19,7 @@ from workers.store.driver_errors import translated
 from workers.store.revisions import current_revision, latest_revision
 
 LOCK_SECONDS = 2
-"""How long a revision waits for a table: meanwhile whoever comes after it waits as well. Then it is tried anew."""
+"""How long a revision waits for a table: meanwhile later transactions wait as well. Then it is tried anew."""
 
 _ONE_AT_A_TIME = 0x6B70_5CE3
 """The key of the advisory lock under which migrations run."""
@@ -37,7 +37,9 @@ def migrate(database: Database) -> tuple[str | None, str]:
 
 @again_after_conflict
 def _upgrade(database: Database) -> None:
-    """What was applied before a conflict stays; the next try goes on from there. One migration at a time."""
+    """Apply revisions. What was applied before a conflict stays, and the next try goes on from there. One migration at
+    a time.
+    """
     config = _config()
     if database.dialect == "sqlite":  # its one writer is alone anyway: all revisions, or none
         with database.write() as connection:
@@ -56,7 +58,7 @@ def _upgrade(database: Database) -> None:
 
 
 def _wait_for_others(connection: Connection) -> None:
-    """Nobody but other migrations waits for this lock: it may take as long as theirs do."""
+    """Wait for other migrations: only they wait for this lock, so it may take as long as theirs do."""
     connection.execute(text("set local lock_timeout = 0"))
     connection.execute(text("select pg_advisory_lock(:key)"), {"key": _ONE_AT_A_TIME})
     connection.commit()

@@ -8,24 +8,14 @@ from typing import Any
 from sqlalchemy import Connection, Float, Row, bindparam, func, insert, or_, select, update
 
 from schemas.keys import KeyKind
+from schemas.ranges import Cursor, Range
 from schemas.states import Stage
 from workers.errors import LeaseLost
-from workers.store.data_key_pages import Cursor
 from workers.store.models import checkpoints, environments, repacks, shards
 from workers.store.types import db_now
 
 PENDING, LEASED, DONE, CLOSED = "pending", "leased", "done", "closed"
 """A shard waits, is walked, has been walked, or was closed because its repack aborted or stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """A contiguous part of a stage's keys: after < (parent, key) <= upto. For roots the parent is the key."""
-
-    after: Cursor
-    upto: Cursor
-    expected: int
-    kind: KeyKind = KeyKind.DATA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +173,7 @@ def checkpoint(
 
 
 def _write_down(connection: Connection, shard: Shard, *, claimed: bool, seen: int = 0, rewrapped: int = 0) -> None:
-    """One row of a shard's history. Its row is locked, so the order of rows is the order of commits."""
+    """Write one row of a shard's history. The shard's row is locked, so the order of rows is the order of commits."""
     given = {"shard": shard.id, "token": shard.token, "claimed": claimed, "seen": seen, "rewrapped": rewrapped}
     given |= {"cursor_parent": shard.cursor[0], "cursor_key": shard.cursor[1], "of_repack": shard.repack}
     connection.execute(_WRITE_DOWN, given)
@@ -200,7 +190,7 @@ def release_shard(connection: Connection, shard: Shard) -> None:
 
 
 def close_shards(connection: Connection, repack: int) -> None:
-    """Take every unfinished shard out of work: the next checkpoint of whoever walks one fails."""
+    """Take every unfinished shard out of work: the next checkpoint of a worker that walks one fails."""
     columns = shards.c
     statement = update(shards).where(columns.repack == repack, columns.state.in_([PENDING, LEASED]))
     connection.execute(statement.values(state=CLOSED, token=columns.token + 1, lease_until=None, finished_at=db_now()))
@@ -218,7 +208,7 @@ def count_unfinished(connection: Connection, repack: int) -> tuple[int, int]:
 
 
 def progress(connection: Connection, repack: int) -> list[Progress]:
-    """The sums by stage and level, in the order in which they were planned."""
+    """Sum up shards by stage and level, in the order in which they were planned."""
     columns = shards.c
     sums = [
         func.sum(columns[name]).label(name)
@@ -255,14 +245,14 @@ def progress(connection: Connection, repack: int) -> list[Progress]:
 
 
 def totals(connection: Connection, repack: int) -> Tally:
-    """The sums over all shards of a repack (R9)."""
+    """Sum up all shards of a repack (R9)."""
     sums = [func.coalesce(func.sum(shards.c[field.name]), 0).label(field.name) for field in fields(Tally)]
     row = connection.execute(select(*sums).where(shards.c.repack == repack)).mappings().one()
     return Tally(**{name: int(value) for name, value in row.items()})
 
 
 def list_shards(connection: Connection, repack: int) -> list[dict[str, Any]]:
-    """Every shard of a repack as stored."""
+    """List every shard of a repack as stored."""
     return [
         dict(row)
         for row in connection.execute(select(shards).where(shards.c.repack == repack).order_by(shards.c.id)).mappings()

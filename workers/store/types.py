@@ -22,16 +22,16 @@ class Uid(TypeDecorator[UUID]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The column's type in this dialect."""
+        """Return the column's type in this dialect."""
         native = postgresql.UUID(as_uuid=True) if dialect.name == "postgresql" else LargeBinary(16)
         return dialect.type_descriptor(native)
 
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
-        """To the driver."""
+        """Convert a value for the driver."""
         return value if value is None or dialect.name == "postgresql" else value.bytes
 
     def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
-        """From the driver."""
+        """Convert a value from the driver."""
         return value if value is None or dialect.name == "postgresql" else UUID(bytes=value)
 
 
@@ -53,5 +53,5 @@ def _now_sqlite(_element: Any, _compiler: Any, **_: Any) -> str:
 
 
 def read_clock(connection: Connection) -> float:
-    """The database's clock, read in a transaction."""
+    """Read the database's clock, in a transaction."""
     return float(connection.execute(select(db_now())).scalar_one())

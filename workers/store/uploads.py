@@ -58,7 +58,7 @@ def insert_params(
     generation: str | None,
     seconds: float,
 ) -> float:
-    """New parameters that expire in `seconds`. Returns when: seconds since the epoch."""
+    """Insert parameters that expire in `seconds`. Return when: seconds since the epoch."""
     now = read_clock(connection)
     values = {"params_id": params_id, "environment": environment, "state": ParamsState.OPEN, "created_at": now}
     sealed = {"wrapped_key": wrapped_key, "sealed_private_key": sealed_private_key, "generation": generation}
@@ -67,7 +67,7 @@ def insert_params(
 
 
 def find_params(connection: Connection, params_id: UUID, *, lock: bool = False) -> Params | None:
-    """By id; `lock` keeps others from them until the transaction ends."""
+    """Find parameters by id; `lock` keeps other transactions from them until this one ends."""
     columns = upload_params.c
     query = (
         select(
@@ -84,7 +84,7 @@ def find_params(connection: Connection, params_id: UUID, *, lock: bool = False) 
 
 
 def count_refusal(connection: Connection, params_id: UUID) -> None:
-    """One more upload was refused."""
+    """Count one more refused upload."""
     condition = upload_params.c.params_id == params_id
     connection.execute(update(upload_params).where(condition).values(refusals=upload_params.c.refusals + 1))
 
@@ -107,13 +107,13 @@ def end_expired_params(connection: Connection) -> list[tuple[UUID, int]]:
 def insert_key(
     connection: Connection, *, key_id: UUID, environment: int, sealed: bytes, generation: str | None
 ) -> None:
-    """A new uploaded key, sealed by this generation of the platform's own."""
+    """Insert an uploaded key, sealed by this generation of the platform's own."""
     values = {"key_id": key_id, "environment": environment, "sealed": sealed, "generation": generation}
     connection.execute(insert(uploaded_keys).values(**values, created_at=db_now()))
 
 
 def find_key(connection: Connection, key_id: UUID) -> SealedKey | None:
-    """An uploaded key by its id; a deleted one has no bytes."""
+    """Find an uploaded key by its id; a deleted one has no bytes."""
     query = (
         select(environments.c.environment_id, uploaded_keys.c.sealed)
         .join(environments, environments.c.id == uploaded_keys.c.environment)
@@ -124,13 +124,13 @@ def find_key(connection: Connection, key_id: UUID) -> SealedKey | None:
 
 
 def load_sealed(database: Database, key_id: UUID) -> SealedKey | None:
-    """The same in a transaction of its own: what the provider reads at every use. Raises DatabaseAway."""
+    """Load an uploaded key in a transaction of its own: what the provider reads at every use. Raises DatabaseAway."""
     with database.read() as connection:
         return find_key(connection, key_id)
 
 
 def sealed_otherwise(connection: Connection, generation: str, *, after: int, limit: int) -> list[StoredSeal]:
-    """A page of the keys that another generation of the platform's own seals, or one that nobody wrote down."""
+    """Read a page of the keys that another generation of the platform's own seals, or an unrecorded one."""
     columns = uploaded_keys.c
     is_other = columns.generation.is_(None) | (columns.generation != generation)
     query = (

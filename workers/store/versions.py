@@ -52,7 +52,7 @@ def insert_version(
 
 
 def last_versions(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
-    """The highest version each of these wrapping keys ever had."""
+    """Return the highest version that each of these wrapping keys ever had."""
     versions = wrapping_versions.c
     query = select(versions.wrapping_key, func.max(versions.version)).group_by(versions.wrapping_key)
     return dict(connection.execute(query.where(versions.wrapping_key.in_(ids))).all())
@@ -117,8 +117,8 @@ def lock_versions(connection: Connection, pairs: Sequence[Pair]) -> set[Pair]:
     return {(key, version) for key, version in connection.execute(query)}
 
 
-def hanging_data(connection: Connection, links: Sequence[Link]) -> set[Pair]:
-    """Those of these versions (of one environment and level) from which a data key hangs."""
+def versions_with_data_keys(connection: Connection, links: Sequence[Link]) -> set[Pair]:
+    """Return those of these versions (of one environment and level) that wrap a data key."""
     if not links:
         return set()
     columns, versions = data_keys.c, wrapping_versions.c
@@ -135,8 +135,8 @@ def hanging_data(connection: Connection, links: Sequence[Link]) -> set[Pair]:
     return {(key, version) for key, version in connection.execute(query)}
 
 
-def hanging_versions(connection: Connection, pairs: Sequence[Pair]) -> list[Link]:
-    """The unshredded versions of wrapping keys that hang from these versions."""
+def versions_wrapped_under(connection: Connection, pairs: Sequence[Pair]) -> list[Link]:
+    """Return the unshredded versions of wrapping keys that are wrapped under these versions."""
     if not pairs:
         return []
     query = LINK.where(
@@ -147,7 +147,7 @@ def hanging_versions(connection: Connection, pairs: Sequence[Pair]) -> list[Link
     return [as_link(row) for row in connection.execute(query).mappings()]
 
 
-def rehang_version(connection: Connection, link: Link, *, parent_version: int, wrapped: bytes) -> bool:
+def swap_version_wrap(connection: Connection, link: Link, *, parent_version: int, wrapped: bytes) -> bool:
     """Compare-and-swap one version of a wrapping key onto another version of its parent (R2)."""
     versions = wrapping_versions.c
     statement = (
@@ -164,7 +164,9 @@ def rehang_version(connection: Connection, link: Link, *, parent_version: int, w
 
 
 def shred(connection: Connection, pairs: Sequence[Pair]) -> int:
-    """Delete these versions' wraps for good. Only after `lock_versions` and proof that nothing hangs from them (R5)."""
+    """Delete these versions' wraps for good. Only after `lock_versions` and proof that nothing is wrapped under them
+    (R5).
+    """
     if not pairs:
         return 0
     versions, wraps = wrapping_versions.c, root_wraps.c

@@ -18,13 +18,13 @@ def lock_workspace(connection: Connection, workspace: str) -> None:
 
 
 def share_workspace(connection: Connection, workspace: str) -> None:
-    """The same beside others who create environments in it. SQLite's one writer is alone anyway."""
+    """Share a workspace with others who create environments in it. SQLite's one writer is alone anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock_shared(_LOCKS, func.hashtext(workspace))))
 
 
 def note_revocation(connection: Connection, workspace: str, reason: str) -> bool:
-    """A workspace is revoked; lock it first. False where it was already: the first reason stays."""
+    """Record that a workspace is revoked; lock it first. Return False if it was already: the first reason stays."""
     if revocation_reason(connection, workspace) is not None:
         return False
     values = {"workspace": workspace, "reason": reason, "revoked_at": db_now()}
@@ -33,13 +33,13 @@ def note_revocation(connection: Connection, workspace: str, reason: str) -> bool
 
 
 def forget_revocation(connection: Connection, workspace: str) -> bool:
-    """A workspace is restored; lock it first. False where it was not revoked."""
+    """Record that a workspace is restored; lock it first. Return False if it was not revoked."""
     condition = revoked_workspaces.c.workspace == workspace
     return connection.execute(delete(revoked_workspaces).where(condition)).rowcount == 1
 
 
 def revocation_reason(connection: Connection, workspace: str) -> str | None:
-    """Why a workspace is revoked, in the customer's words; None where it is not."""
+    """Return why a workspace is revoked, in the customer's words; None if it is not."""
     query = select(revoked_workspaces.c.reason).where(revoked_workspaces.c.workspace == workspace)
     reason: str | None = connection.execute(query).scalar_one_or_none()
     return reason

@@ -13,7 +13,8 @@ from producers.publisher import BrokerAway, KombuPublisher
 from producers.topology import DEAD, DELIVERIES, EVENTS, REPACKS, declare, events_queue, work_queues
 from tests.contract.broker.conftest import connection_to, url_of, waiting
 from tests.poll import poll
-from workers.celery_app.app import CeleryWaker, make_app
+from workers.celery_app.app import make_app
+from workers.celery_app.waker import CeleryWaker
 from workers.cli.doctor_checks import _broker
 from workers.runtime.settings import Settings
 

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from producers.topology import REPACKS, URGENT
 from tests.contract.broker.conftest import Mortal, waiting
-from workers.celery_app.app import CeleryWaker, make_app
+from workers.celery_app.app import make_app
+from workers.celery_app.waker import CeleryWaker
 from workers.runtime.settings import Settings
 
 

@@ -16,7 +16,7 @@ from schemas.states import Mode
 from tests.corruption import flip
 from tests.engine import World, chain_of_keys, usual_tree
 from tests.servers import PostgresServer
-from workers.integrity.invariants import INVARIANTS, Verdict, check_invariants
+from workers.integrity.invariants import INVARIANTS, InvariantResult, check_invariants
 from workers.kms.local.memory import MemoryKms
 from workers.locks import locking
 from workers.repack import control
@@ -53,7 +53,7 @@ def told_story(world: World) -> Environment:
     return environment
 
 
-def judged(world: World) -> dict[str, Verdict]:
+def judged(world: World) -> dict[str, InvariantResult]:
     """The verdicts of a process that remembers nothing."""
     services = world.process()
     with services.database.read() as connection:

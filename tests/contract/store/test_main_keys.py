@@ -84,7 +84,7 @@ def test_since_is_when_it_began(database: Database) -> None:
     def look(cause: str | None, *, answered: bool = True) -> main_keys.MainKeyRecord:
         generation = "2" if cause is None else None
         in_one(
-            database, main_keys.record_look, "memory:a",
+            database, main_keys.record_poll, "memory:a",
             generation=generation, cause=cause, detail="d" * 1000, answered=answered, usual=300,
         )  # fmt: skip
         found: main_keys.MainKeyRecord = in_one(database, main_keys.find, "memory:a")
@@ -98,7 +98,7 @@ def test_since_is_when_it_began(database: Database) -> None:
     assert denied.generation == "2"
     assert len(denied.detail or "") == main_keys.MAX_DETAIL
     unknown = in_one(
-        database, main_keys.record_look, "memory:x", generation="1", cause=None, detail="", answered=True, usual=300
+        database, main_keys.record_poll, "memory:x", generation="1", cause=None, detail="", answered=True, usual=300
     )
     assert unknown is None
 

@@ -13,8 +13,10 @@ from tests.engine import World, usual_tree
 from workers.broker.queue_depths import BrokerCounts, QueueCount
 from workers.locks import locking
 from workers.maintenance import queue_canaries, sweeper
-from workers.maintenance.heartbeat import Presence
-from workers.monitoring.overview import SILENT_SECONDS, Overview, Watch
+from workers.maintenance.audit_check import verify_audit
+from workers.maintenance.heartbeat import Heartbeat
+from workers.monitoring.overview import Overview
+from workers.monitoring.overview_reader import SILENT_SECONDS, OverviewReader
 from workers.repack.lifecycle import walk_slice
 from workers.runtime.counters import BATCH_SECONDS, BUCKET, LEASE_LOSSES, MESSAGES_TAKEN, SUM, Counters
 from workers.services import Services
@@ -43,14 +45,14 @@ class FakeBroker:
 
 
 @pytest.fixture
-def watch(world: World) -> Watch:
+def reader(world: World) -> OverviewReader:
     """One that looks at the world."""
-    return Watch(world.main.database, FakeBroker(), world.main.settings)
+    return OverviewReader(world.main.database, FakeBroker(), world.main.settings)
 
 
-def presence_of(services: Services, *queues: str) -> Presence:
+def presence_of(services: Services, *queues: str) -> Heartbeat:
     """A process among the workers, that writes when a test says so."""
-    return Presence(services.database, services.counters, owner=services.owner, name="worker-1", queues=queues)
+    return Heartbeat(services.database, services.counters, owner=services.owner, name="worker-1", queues=queues)
 
 
 def test_counts_of_processes_add_up(database: Database) -> None:
@@ -111,52 +113,52 @@ def test_a_worker_that_was_forgotten_comes_back(world: World) -> None:
         assert {worker.owner for worker in list_workers(connection)} == {fresh.owner, frozen.owner}
 
 
-def test_a_worker_that_is_not_heard_of_is_silent(world: World, watch: Watch) -> None:
+def test_a_worker_that_is_not_heard_of_is_silent(world: World, reader: OverviewReader) -> None:
     """It was killed, is frozen, or cannot reach the database; it serves no queue then."""
     presence_of(world.main, REPACKS).write()
-    seen = watch.look()
+    seen = reader.read()
     assert [worker.is_silent for worker in seen.workers] == [False]
     assert {queue.name: queue.consumers for queue in seen.queues}[REPACKS] == 1
     with world.main.database.write() as connection:
         connection.execute(models.workers_seen.update().values(seen_at=time.time() - SILENT_SECONDS - 5))
-    seen = watch.look()
+    seen = reader.read()
     assert [worker.is_silent for worker in seen.workers] == [True]
     assert {queue.name: queue.consumers for queue in seen.queues}[REPACKS] == 0
 
 
-def test_a_canary_is_known_by_its_queue(world: World, watch: Watch) -> None:
+def test_a_canary_is_known_by_its_queue(world: World, reader: OverviewReader) -> None:
     """The newest counts; a queue that is none of ours is not written down; without a stamp the wait is unknown."""
     database = world.main.database
     queue_canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 100}, owner="a")
     queue_canaries.arrive(database, REPACKS, headers={SENT_AT: time.time() - 7}, owner="b")
     queue_canaries.arrive(database, EVENTS, headers={SENT_AT: "yesterday"}, owner="b")
     queue_canaries.arrive(database, "somebody.else", headers={}, owner="b")
-    seen = {queue.name: queue for queue in watch.look().queues}
+    seen = {queue.name: queue for queue in reader.read().queues}
     assert seen[REPACKS].canary_wait_seconds == pytest.approx(7, abs=3)
     assert seen[REPACKS].canary_seconds == pytest.approx(0, abs=3)
     assert (seen[EVENTS].canary_wait_seconds, seen[EVENTS].canary_seconds is None) == (None, False)
     assert [row["queue"] for row in world.rows(models.canaries)] == [EVENTS, REPACKS]
 
 
-def test_an_overview_follows_a_repack(world: World, watch: Watch) -> None:
+def test_an_overview_follows_a_repack(world: World, reader: OverviewReader) -> None:
     """Every key is in one outcome or still remaining, from the start to the end, and stays counted afterwards."""
     environment = world.environment()
     usual_tree(world, environment)
     repack = world.start(environment)
-    begun = watch.look()
+    begun = reader.read()
     assert (begun.repacks, begun.remaining, begun.outcomes.rewrapped) == ({"moving": 1}, 5, 0)
     assert [(run.environment, run.stage, run.shards_done) for run in begun.runs] == [("acme/production", Stage.MOVE, 0)]
     assert sum(begun.stages[0].shards.values()) == begun.runs[0].shards
     done = world.run(repack)
-    ended = watch.look()
+    ended = reader.read()
     assert (ended.repacks, ended.remaining, ended.runs) == ({}, 0, [])
     assert ended.outcomes.rewrapped == sum(row["rewrapped"] for row in world.rows(models.shards))
     assert done.ended_at is not None
     _age_repacks(world, 100)
-    later = Watch(world.main.database, FakeBroker(), world.main.settings)
-    assert [later.look().outcomes, later.look().outcomes] == [ended.outcomes] * 2, "settled sums are taken once"
+    later = OverviewReader(world.main.database, FakeBroker(), world.main.settings)
+    assert [later.read().outcomes, later.read().outcomes] == [ended.outcomes] * 2, "settled sums are taken once"
     world.repack(environment, "memory:c", Mode.SHALLOW)
-    assert later.look().outcomes.rewrapped == ended.outcomes.rewrapped + 5
+    assert later.read().outcomes.rewrapped == ended.outcomes.rewrapped + 5
 
 
 def _age_repacks(world: World, seconds: float) -> None:
@@ -164,13 +166,13 @@ def _age_repacks(world: World, seconds: float) -> None:
         connection.execute(models.repacks.update().values(ended_at=models.repacks.c.ended_at - seconds))
 
 
-def test_an_overview_says_what_is_wrong(world: World, watch: Watch) -> None:
+def test_an_overview_says_what_is_wrong(world: World, reader: OverviewReader) -> None:
     """Locks with their cause, repacks that are blocked with theirs, what waits to be published."""
     environment = world.environment()
     usual_tree(world, environment)
     world.start(environment)
     locking.revoke(world.main, [environment], actor="customer", reason="leaving")
-    seen = watch.look()
+    seen = reader.read()
     assert (seen.locked, seen.repacks, seen.environments) == ({"revoked": 1}, {"blocked": 1}, 1)
     assert (seen.locks[0].environment, seen.locks[0].cause) == ("acme/production", "revoked")
     assert (seen.runs[0].block_side, seen.runs[0].rate) == ("environment", None)
@@ -183,36 +185,36 @@ def test_a_broker_that_is_away_is_said_to_be_so(world: World) -> None:
     """Everything else is still there."""
     broker = FakeBroker()
     broker.answers = False
-    seen = Watch(world.main.database, broker, world.main.settings).look()
+    seen = OverviewReader(world.main.database, broker, world.main.settings).read()
     assert not seen.broker.answers
     assert {queue.depth for queue in seen.queues} == {None}
     assert [queue.name for queue in seen.queues] == list(QUEUES)
 
 
-def test_schedules_have_a_last_tick_and_a_next(world: World, watch: Watch) -> None:
+def test_schedules_have_a_last_tick_and_a_next(world: World, reader: OverviewReader) -> None:
     """A job that never ran is told from one that is late."""
     every = world.main.settings.sweep_seconds
-    assert {schedule.overdue_seconds for schedule in watch.look().schedules} == {None}
+    assert {schedule.overdue_seconds for schedule in reader.read().schedules} == {None}
     assert sweeper.take_tick(world.main, SWEEP, every)
     with world.main.database.write() as connection:
         connection.execute(models.ticks.update().values(at=time.time() - 3 * every))
-    (sweep,) = [schedule for schedule in watch.look().schedules if schedule.job == SWEEP]
+    (sweep,) = [schedule for schedule in reader.read().schedules if schedule.job == SWEEP]
     assert sweep.overdue_seconds == pytest.approx(2 * every, abs=5)
     assert (sweep.every_seconds, sweep.drift_seconds) == (every, None)
 
 
-def test_the_audit_chain_is_followed_and_the_verdict_kept(world: World, watch: Watch) -> None:
+def test_the_audit_chain_is_followed_and_the_verdict_kept(world: World, reader: OverviewReader) -> None:
     """Whole and since when; broken and where."""
-    assert watch.look().audit is None
+    assert reader.read().audit is None
     world.environment()
-    sweeper.verify_audit(world.main)
-    found = watch.look().audit
+    verify_audit(world.main)
+    found = reader.read().audit
     assert found is not None
     assert (found.whole, found.records) == (True, 1)
     with world.main.database.write() as connection:
         connection.execute(models.audit.update().values(actor="somebody else"))
-    sweeper.verify_audit(world.main)
-    found = watch.look().audit
+    verify_audit(world.main)
+    found = reader.read().audit
     assert found is not None
     assert (found.whole, found.broken_at) == (False, 1)
 
@@ -239,11 +241,11 @@ def test_a_lost_lease_is_counted(world: World) -> None:
     assert process.counters.take()[(LEASE_LOSSES, ())] >= 1
 
 
-def test_a_look_reads_no_key(world: World, watch: Watch) -> None:
+def test_a_look_reads_no_key(world: World, reader: OverviewReader) -> None:
     """Counts come from shards and small tables: the statements of a look name no table of keys."""
     statements: list[str] = []
     event.listen(world.main.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
-    assert isinstance(watch.look(), Overview)
+    assert isinstance(reader.read(), Overview)
     assert statements
     big = (models.data_keys, models.wrapping_keys, models.wrapping_versions, models.root_wraps, models.audit)
     for statement in statements:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from schemas.envelope import WRAP_BYTES
+from schemas.ranges import END, Cursor, Group, last_cursor
 from tests.corruption import set_row
 from tests.engine import World
 from workers.store import models
-from workers.store.data_key_pages import END, Cursor, Group, last_cursor
 from workers.store.models import data_keys
 
 

@@ -17,13 +17,14 @@ from schemas.states import Mode
 from tests.engine import World, usual_tree
 from tests.poll import poll
 from workers.errors import AnotherStarted
-from workers.maintenance.sweeper import publish_outbox, take_tick
+from workers.maintenance.outbox_relay import publish_outbox
+from workers.maintenance.sweeper import take_tick
 from workers.store import models, outbox
 from workers.store.audit import append_record, records, verify_chain
 from workers.store.database import Connection, Database
 from workers.store.inbox import find_received, list_rejected, receive, reject, settle, unhandled
 from workers.store.models import audit, audit_head
-from workers.store.outbox import tell
+from workers.store.outbox import record_event
 from workers.store.repacks import create_repack
 
 
@@ -162,7 +163,7 @@ def test_what_rolls_back_was_never_told(database: Database) -> None:
 
     def tell_and_fail() -> None:
         with database.write() as connection:
-            tell(connection, "repack.paused", actor="test", environment_id=uuid4())
+            record_event(connection, "repack.paused", actor="test", environment_id=uuid4())
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -7,15 +7,14 @@ from collections import Counter
 
 import pytest
 
+from schemas.ranges import END, Range
 from schemas.states import Stage
 from tests.engine import World, usual_tree
 from tests.poll import poll
 from workers.errors import LeaseLost
 from workers.store import models
-from workers.store.data_key_pages import END
 from workers.store.repacks import Repack
 from workers.store.shards import (
-    Range,
     Shard,
     Tally,
     checkpoint,

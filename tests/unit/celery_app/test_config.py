@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 from celery import Celery
@@ -17,8 +20,8 @@ from pydantic import SecretStr
 
 from producers.topology import HOUSEKEEPING, QUEUES, REPACKS, URGENT, WORK_QUEUES
 from workers.broker import redis_transport
-from workers.celery_app import tasks
-from workers.celery_app.app import (
+from workers.celery_app.app import make_app
+from workers.celery_app.config import (
     CANARY,
     HANDLE_EVENT,
     POLL_MAIN_KEYS,
@@ -27,9 +30,7 @@ from workers.celery_app.app import (
     TASK_IDS,
     WAKE_UP_LIFETIME,
     WALK,
-    app,
     celery_settings,
-    make_app,
 )
 from workers.celery_app.wake_up_consumer import WakeUpConsumer
 from workers.runtime.settings import Settings
@@ -63,7 +64,7 @@ def test_the_database_is_the_record(celery: Celery) -> None:
     assert celery.conf.worker_send_task_events is False
     assert celery.conf.task_send_sent_event is False
     for name in (WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX):
-        assert app.tasks[name].ignore_result is True
+        assert celery.tasks[name].ignore_result is True
 
 
 def test_whoever_reaches_the_broker_gets_no_further(celery: Celery) -> None:
@@ -81,7 +82,7 @@ def test_a_wake_up_comes_back_and_is_never_hoarded(celery: Celery) -> None:
     assert celery.conf.task_reject_on_worker_lost is False
     assert celery.conf.task_acks_on_failure_or_timeout is True
     for name in (WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX):
-        assert app.tasks[name].acks_late is True
+        assert celery.tasks[name].acks_late is True
 
 
 @pytest.mark.parametrize("slice_seconds", [0.5, 20, 120])
@@ -128,7 +129,7 @@ def test_nothing_is_declared_for_tasks_that_are_put_off() -> None:
     assert ours < theirs
 
 
-def test_a_broker_that_is_back_is_found_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_back_is_found_within_seconds(monkeypatch: pytest.MonkeyPatch, celery: Celery) -> None:
     """Celery looks again after 2, 4, 6 … 30 seconds; a worker of ours looks every 3 at the latest."""
     asked: list[dict[str, float]] = []
 
@@ -138,28 +139,27 @@ def test_a_broker_that_is_back_is_found_within_seconds(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Connection, "ensure_connection", ensure)
     consumer = object.__new__(WakeUpConsumer)
-    consumer.app, consumer.first_connection_attempt = app, False
+    consumer.app, consumer.first_connection_attempt = celery, False
     consumer.ensure_connected(Connection("memory://"))
     assert [options["interval_max"] for options in asked] == [3.0]
     assert asked[0]["interval_start"] < 1
 
 
-def test_only_our_own_tasks_can_be_called() -> None:
+def test_only_our_own_tasks_can_be_called(celery: Celery) -> None:
     """Whoever can push to the broker can call any registered task: there are six, and none of Celery's own."""
-    assert tasks.app is app
-    assert set(app.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS, CANARY}
+    assert set(celery.tasks) == {WALK, HANDLE_EVENT, SWEEP, PUBLISH_OUTBOX, POLL_MAIN_KEYS, CANARY}
 
 
-def test_a_task_takes_one_id_at_most() -> None:
+def test_a_task_takes_one_id_at_most(celery: Celery) -> None:
     """A message is a wake-up: nothing but an id comes with it (R3)."""
-    assert set(TASK_IDS) == set(app.tasks)
+    assert set(TASK_IDS) == set(celery.tasks)
     for name, count in TASK_IDS.items():
-        assert len(inspect.signature(app.tasks[name].run).parameters) == count
+        assert len(inspect.signature(celery.tasks[name].run).parameters) == count
 
 
-def test_beat_sends_our_jobs_alone() -> None:
+def test_beat_sends_our_jobs_alone(celery: Celery) -> None:
     """Celery's own daily clean-up of results, which we have not, is not on the clock."""
-    scheduler = Scheduler(app, lazy=True)
+    scheduler = Scheduler(celery, lazy=True)
     scheduler.setup_schedule()
     assert {entry.task for entry in scheduler.schedule.values()} == {SWEEP, POLL_MAIN_KEYS, CANARY}
     jobs = [entry for entry in scheduler.schedule.values() if entry.task != CANARY]
@@ -190,3 +190,22 @@ def test_the_brokers_password_is_in_no_repr() -> None:
     celery = make_app(settings)
     assert "hunter2" not in celery.connection_for_read().as_uri()
     assert "hunter2" not in celery.bugreport()
+
+
+def test_the_names_of_tasks_stay() -> None:
+    """They are in messages: a release that renamed one would refuse the wake-ups of the release before it."""
+    assert sorted(TASK_IDS) == [
+        "keyrepack.canary", "keyrepack.handle_event", "keyrepack.poll_main_keys", "keyrepack.publish_outbox",
+        "keyrepack.sweep", "keyrepack.walk",
+    ]  # fmt: skip
+
+
+def test_nothing_is_made_at_import() -> None:
+    """Importing every module of the folder reads no settings: a wrong one is told by the command, in a sentence."""
+    code = (
+        "import importlib, pkgutil, workers.celery_app as folder\n"
+        "for found in pkgutil.iter_modules(folder.__path__):\n"
+        "    importlib.import_module(f'workers.celery_app.{found.name}')"
+    )
+    environment = os.environ | {"KEYREPACK_BATCH_SIZE": "none that can be"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -19,21 +18,22 @@ from sqlalchemy import select
 from producers.topology import EVENTS, SENT_AT
 from schemas.events import Event
 from schemas.signatures import HEADERS
+from tests.engine import Door, World
 from workers.celery_app import event_consumer as module
-from workers.celery_app.app import CANARY, make_app
-from workers.celery_app.event_consumer import EventConsumer
+from workers.celery_app.config import CANARY
+from workers.celery_app.event_consumer import PAUSE_SECONDS, EventConsumer
+from workers.celery_app.worker_process import WorkerProcess
 from workers.compose import build_services
 from workers.embedded.ports import free_port
 from workers.events.sources import Sources
-from workers.keyring.keyring import Keyring
 from workers.kms.local.memory import MemoryKms
 from workers.runtime.settings import Settings
+from workers.services import Services
 from workers.store import models
 from workers.store.database import Database
-from workers.store.environments import get_environment
+from workers.store.environments import Environment, get_environment
 from workers.store.inbox import list_rejected
 from workers.store.queue_canaries import list_canaries
-from workers.store.schema import migrate
 
 
 @dataclass
@@ -52,19 +52,13 @@ class Message:
 
 
 @dataclass
-class Worker:
-    """Celery's consumer, as far as a step needs one: its clock is turned by hand."""
+class Timer:
+    """Celery's timer, turned by hand."""
 
     held: list[tuple[Any, ...]] = field(default_factory=list)
-    connection_errors: tuple[type[Exception], ...] = (OSError,)
-    channel_errors: tuple[type[Exception], ...] = ()
-
-    @property
-    def timer(self) -> Worker:
-        return self
 
     def call_after(self, seconds: float, function: Any, arguments: tuple[Any, ...]) -> None:
-        assert seconds == module.PAUSE_SECONDS
+        assert seconds == PAUSE_SECONDS
         self.held.append((function, *arguments))
 
     def let_pass(self) -> None:
@@ -75,37 +69,53 @@ class Worker:
 
 
 @dataclass
+class Process:
+    """A worker's process: its services, which a test may exchange, and its sources."""
+
+    own: Services
+    sources: Sources = field(default_factory=lambda: Sources(None, allow_unsigned=True))
+    name: str = "worker@test"
+
+    def services(self) -> Services:
+        return self.own
+
+
+@dataclass
 class Wakes:
-    """The events somebody was woken for."""
+    """The events that a worker was woken for."""
 
     events: list[int] = field(default_factory=list)
 
     def event(self, inbox_id: int) -> None:
         self.events.append(inbox_id)
 
-
-@pytest.fixture
-def wakes(monkeypatch: pytest.MonkeyPatch) -> Wakes:
-    wakes = Wakes()
-    monkeypatch.setattr(module, "waker", wakes)
-    return wakes
+    def outbox(self) -> None:
+        """Nothing."""
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/keyrepack.db")
-    migrate(database)
-    yield database
-    database.close()
+def wakes() -> Wakes:
+    return Wakes()
 
 
 @pytest.fixture
-def step(database: Database, monkeypatch: pytest.MonkeyPatch) -> EventConsumer:
-    """A consumer step as a worker makes it, on a database."""
-    monkeypatch.setattr(module, "main_process_database", lambda: database)
+def services(world: World, wakes: Wakes) -> Services:
+    """A process of its own, on a database of its own."""
+    return world.process(wake=wakes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def database(services: Services) -> Database:
+    return services.database
+
+
+@pytest.fixture
+def step(services: Services) -> EventConsumer:
+    """A consumer step as a worker makes it."""
     step = EventConsumer.__new__(EventConsumer)
-    step._sources = Sources(None, allow_unsigned=True)
-    step._worker = Worker()
+    step._consumer = SimpleNamespace(
+        app=SimpleNamespace(process=Process(services)), timer=Timer(), connection_errors=(OSError,), channel_errors=()
+    )
     return step
 
 
@@ -140,14 +150,9 @@ def test_an_event_is_recorded_acknowledged_and_woken_for(database: Database, wak
     assert wakes.events == [1]
 
 
-def test_a_revocation_is_done_before_the_broker_hears_of_it(
-    database: Database, wakes: Wakes, step: EventConsumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_revocation_is_done_before_the_broker_hears_of_it(world: World, wakes: Wakes, step: EventConsumer) -> None:
     """R8: a broker that stops once it has handed a revocation out holds nothing up; the repeat that follows is none."""
-    settings = Settings(database_url=SecretStr(str(database.engine.url)))
-    services = build_services(settings, providers=[MemoryKms()])
-    monkeypatch.setattr(module, "services", lambda: services)
-    environment = Keyring(services).create_environment("acme", "one", main_key="memory:a", actor="test")
+    environment = world.environment("acme/one")
     data = {"environment": str(environment.environment_id)}
     body = Event(id="1", source="test", type="main_key.revoked", data=data).to_bytes()
     stopped, again = Message(body), Message(body)
@@ -158,13 +163,40 @@ def test_a_revocation_is_done_before_the_broker_hears_of_it(
     stopped.ack_log_error = stop  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         step.on_message(stopped)
-    with database.read() as connection:
-        locked = get_environment(connection, environment.id)
+    locked = get(world, environment)
     step.on_message(again)
-    with database.read() as connection:
-        assert get_environment(connection, environment.id) == locked
-    services.close()
+    assert get(world, environment) == locked
     assert (locked.lock_cause, again.became, wakes.events) == ("revoked", ["acknowledged"], [])
+
+
+def get(world: World, environment: Environment) -> Environment:
+    """An environment as it is now."""
+    with world.main.database.read() as connection:
+        return get_environment(connection, environment.id)
+
+
+def test_a_revocation_takes_one_transaction_until_others_are_told(world: World, step: EventConsumer) -> None:
+    """R8: received, applied and recorded in one: nothing waits between the event and the word to other processes."""
+    environment = world.environment("acme/one")
+    steps: list[str] = []
+    services = world.process(door=Recorder(steps))
+    services.epochs.announce = lambda _: steps.append("told")  # type: ignore[method-assign]
+    step._consumer.app.process.own = services
+    data = {"environment": str(environment.environment_id)}
+    step.on_message(Message(Event(id="1", source="test", type="main_key.revoked", data=data).to_bytes()))
+    assert steps == ["write", "told"]
+    assert get(world, environment).lock_cause == "revoked"
+
+
+class Recorder(Door):
+    """Writes down every transaction that a process begins."""
+
+    def __init__(self, steps: list[str]) -> None:
+        self._steps = steps
+
+    def enter(self, kind: str) -> None:
+        """See Door.enter."""
+        self._steps.append(kind)
 
 
 def test_a_repeat_is_acknowledged(database: Database, wakes: Wakes, step: EventConsumer) -> None:
@@ -266,27 +298,29 @@ def test_a_lost_connection_to_the_broker_passes(step: EventConsumer, monkeypatch
 
 
 def test_an_event_is_held_while_the_database_is_away(
-    database: Database, wakes: Wakes, step: EventConsumer, monkeypatch: pytest.MonkeyPatch
+    database: Database, wakes: Wakes, step: EventConsumer, services: Services
 ) -> None:
     """It is not put back, where it would come again at once and too often, and taken when the database is back."""
-    away = Database(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none?connect_timeout=2")
-    monkeypatch.setattr(module, "main_process_database", lambda: away)
+    url = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none?connect_timeout=2"
+    away = build_services(Settings(database_url=SecretStr(url)), providers=[MemoryKms()])
+    process, timer = step._consumer.app.process, step._consumer.timer
+    process.own = away
     event = an_event()
     message = Message(event.to_bytes())
     step.on_message(message)
-    step._worker.let_pass()
+    timer.let_pass()
     away.close()
-    assert (message.became, len(step._worker.held), wakes.events) == ([], 1, [])
-    monkeypatch.setattr(module, "main_process_database", lambda: database)
-    step._worker.let_pass()
-    assert (message.became, step._worker.held) == (["acknowledged"], [])
+    assert (message.became, len(timer.held), wakes.events) == ([], 1, [])
+    process.own = services
+    timer.let_pass()
+    assert (message.became, timer.held) == (["acknowledged"], [])
     assert rows(database, "inbox") == [event.id]
     assert wakes.events == [1]
 
 
 def test_it_takes_the_queue_of_inbound_events_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """One queue, declared with its bindings, any content type: a wrong one is refused with its reason, not lost."""
-    monkeypatch.setattr(EventConsumer, "_appear", lambda *_: None)  # this process is no worker
+    monkeypatch.setattr(EventConsumer, "_appear", lambda _: None)  # this process is no worker
     with Connection("memory://") as connection:
         [taken] = EventConsumer.__new__(EventConsumer).get_consumers(connection.default_channel)
         assert [queue.name for queue in taken.queues] == [EVENTS]
@@ -295,10 +329,8 @@ def test_it_takes_the_queue_of_inbound_events_alone(monkeypatch: pytest.MonkeyPa
         assert taken.on_decode_error is not None
 
 
-def test_it_is_installed_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker takes events only once the step is added to its application."""
-    celery = make_app(Settings())
-    monkeypatch.setattr(module, "app", celery)
-    assert EventConsumer not in celery.steps["consumer"]
-    module.install()
-    assert EventConsumer in celery.steps["consumer"]
+@pytest.mark.parametrize("takes_events", [True, False])
+def test_it_is_there_where_it_is_asked_for(takes_events: bool) -> None:
+    """A worker takes events only where it is told to."""
+    process = WorkerProcess(Settings(), takes_events=takes_events)
+    assert (EventConsumer in process.app.steps["consumer"]) is takes_events

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from workers.broker.waker import Silence
+from workers.broker.waker import NullWaker
 from workers.cli import repack_control, session
 from workers.cli.application import run
 from workers.compose import build_services
@@ -91,7 +91,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("KEYREPACK_DATABASE_URL", f"sqlite:///{tmp_path}/keyrepack.db")
     monkeypatch.setenv("KEYREPACK_MANAGED_KEY_FILE", str(tmp_path / "managed.key"))
     monkeypatch.setenv("KEYREPACK_BROKER_URL", CLOSED_BROKER)
-    monkeypatch.setattr(session, "_waker", Silence)  # each attempt to reach a broker that is away takes a second
+    # Each attempt to reach a broker that is away takes a second.
+    monkeypatch.setattr(session, "_waker", lambda _: NullWaker())
     monkeypatch.setattr(repack_control, "broker_answers", lambda _: False)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -17,10 +17,10 @@ from tests.unit.cli.conftest import Keyrepack
 from workers.cli.demo.follow import _added, _at_least
 from workers.cli.demo.interruption import Interruption
 from workers.cli.demo.reader import Reader
-from workers.cli.demo.rewrap_counter import call_witness, rewrapped_twice, rewraps_below_wrapping_keys
+from workers.cli.demo.rewrap_counter import count_rewraps, rewrapped_twice, rewraps_below_wrapping_keys
 from workers.cli.demo.story import _sizes
 from workers.keyring.keyring import Keyring
-from workers.monitoring.repack_report import RUNNING, StageView, outline
+from workers.monitoring.progress import RUNNING, StageView, outline
 
 
 @pytest.mark.parametrize("data_keys", [400, 5_000, 99_999, 100_000, 1_000_001])
@@ -59,7 +59,7 @@ def test_a_signal_interrupts_and_leaves_a_mark() -> None:
 def test_the_witness_counts_what_the_engine_does_not_tell_it(moving: Keyrepack) -> None:
     """Every rewrap once; a second one of a key by the same repack is seen."""
     services = moving.services()
-    call_witness(services.database)
+    count_rewraps(services.database)
     moving.work()
     assert rewraps_below_wrapping_keys(services.database) == 50
     assert rewrapped_twice(services.database) == 0

@@ -59,7 +59,7 @@ def test_a_file_that_is_not_there_is_told(bare: Keyrepack) -> None:
 def test_rejected_events_are_listed_with_their_reason(keyrepack: Keyrepack) -> None:
     """As text and as a document."""
     services = keyrepack.services()
-    take_event(services.database, b"{", sources=Sources(None, allow_unsigned=True))
+    take_event(services, b"{", sources=Sources(None, allow_unsigned=True))
     services.close()
     document = keyrepack.done("events", "rejected")
     assert [(one["code"], one["body"]) for one in document["rejected"]] == [("malformed_json", "{")]
@@ -145,10 +145,10 @@ def test_an_event_is_signed_with_the_keys_in_files(bare: Keyrepack, monkeypatch:
 
 def test_doctor_prints_the_statement_that_is_missing(keyrepack: Keyrepack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where AWS denied: the very statement, for the policy that lacks it."""
-    from workers.cli.doctor_checks import Checkup, Finding
+    from workers.cli.doctor_checks import CheckResult, Checkup
 
     statement = {"Sid": "KeyrepackMissing", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": "*"}
-    finding = Finding(check="main key of acme/production", ok=False, detail="denied", statement=statement)
+    finding = CheckResult(check="main key of acme/production", ok=False, detail="denied", statement=statement)
     monkeypatch.setattr("workers.cli.doctor_checks.examine", lambda _reference: Checkup(findings=[finding]))
     assert keyrepack("doctor", "--json").document["findings"][0]["statement"] == statement
     assert '"kms:Decrypt"' in keyrepack("doctor").out

@@ -255,7 +255,7 @@ def test_a_hidden_generation_is_told(seeded: Keyrepack) -> None:
     with services.database.write() as connection:
         main_keys.register(connection, interval=300)
         seen = {"generation": None, "cause": None, "detail": "", "answered": True}
-        main_keys.record_look(connection, "managed:", **seen, usual=300)
+        main_keys.record_poll(connection, "managed:", **seen, usual=300)
     services.close()
     [view] = seeded.done("main-key", "list")["main_keys"]
     assert (view["hides_generation"], view["rewrapped_every_days"]) == (True, 90)

@@ -10,7 +10,7 @@ from rich.console import Console
 from schemas.states import Stage
 from workers.cli.output import console, duration, facts, moment, table
 from workers.cli.progress_bars import Bars, plain_line
-from workers.monitoring.repack_report import DONE, RUNNING, WAITING, StageView
+from workers.monitoring.progress import DONE, RUNNING, WAITING, StageView
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_a_chain_of_eight_costs_one_call(world: World) -> None:
     deepest = world.rows(models.wrapping_keys)[-1]["id"]
     services, calls = world.process(), world.kms.calls["unwrap"]
     for _ in range(2):
-        assert isinstance(services.chain.open(environment.environment_id, [(deepest, 1)])[deepest, 1], bytes)
+        assert isinstance(services.key_opener.open(environment.environment_id, [(deepest, 1)])[deepest, 1], bytes)
     assert world.kms.calls["unwrap"] == calls + 1
 
 
@@ -28,11 +28,11 @@ def test_a_cache_that_expires_between_reading_and_opening(world: World) -> None:
     keys = [row["id"] for row in world.rows(models.wrapping_keys)]
     time = [0.0]
     services = world.process(cache_clock=lambda: time[0])
-    services.chain.open(environment.environment_id, [(keys[0], 1)])
+    services.key_opener.open(environment.environment_id, [(keys[0], 1)])
     with services.database.snapshot() as connection:
-        rows = services.chain.read_rows(connection, [(keys[-1], 1)], 0)
+        rows = services.key_opener.read_rows(connection, [(keys[-1], 1)], 0)
     time[0] = 301.0
-    opened = services.chain.open_rows(environment.environment_id, 0, rows, [(keys[-1], 1)])
+    opened = services.key_opener.open_rows(environment.environment_id, 0, rows, [(keys[-1], 1)])
     assert isinstance(opened[keys[-1], 1], bytes)
     # R8: what was known is given no second life: the root's time was over.
     assert services.cache.get((keys[0], 1), 0) is None
@@ -46,11 +46,11 @@ def test_the_other_main_key_opens_while_a_move_is_open(world: World) -> None:
     created = world.keyring.create_wrapping_key(environment.environment_id)
     row = next(row["id"] for row in world.rows(models.wrapping_keys) if row["key_id"] == created)
     world.kms.set_state("b", Cause.DENIED)
-    opened = world.process().chain.open(environment.environment_id, [(row, 1)])
+    opened = world.process().key_opener.open(environment.environment_id, [(row, 1)])
     assert isinstance(opened[row, 1], bytes)
     world.kms.set_state("a", Cause.DISABLED)
     with pytest.raises(KmsRefused) as refused:
-        world.process().chain.open(environment.environment_id, [(row, 1)])
+        world.process().key_opener.open(environment.environment_id, [(row, 1)])
     assert (refused.value.main_key, refused.value.cause) == ("memory:b", Cause.DENIED)
 
 
@@ -58,7 +58,7 @@ def test_a_version_that_was_never_there(world: World) -> None:
     """It comes back as what it is, beside those that open."""
     environment = world.environment()
     chain_of_keys(world, environment, 1)
-    opened = world.main.chain.open(environment.environment_id, [(1, 1), (1, 9)])
+    opened = world.main.key_opener.open(environment.environment_id, [(1, 1), (1, 9)])
     assert isinstance(opened[1, 1], bytes)
     missing = opened[1, 9]
     assert isinstance(missing, WrapRefused)

@@ -17,9 +17,9 @@ from tests.conftest import missing
 from tests.engine import World
 from workers.broker.queue_depths import broker_of
 from workers.cli.application import COMMANDS, GROUPS
-from workers.maintenance import sweeper
+from workers.maintenance.audit_check import verify_audit
 from workers.monitoring.metrics import OverviewMetrics
-from workers.monitoring.overview import Watch
+from workers.monitoring.overview_reader import OverviewReader
 from workers.runtime.settings import Settings
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -104,10 +104,10 @@ def promtool() -> str:
 @pytest.fixture
 def names(world: World) -> set[str]:
     """Every name that a scrape can have."""
-    sweeper.verify_audit(world.main)
-    watch = Watch(world.main.database, broker_of("redis://127.0.0.1:1/0"), world.main.settings)
-    families = list(OverviewMetrics(watch.look).collect())
-    watch.close()
+    verify_audit(world.main)
+    reader = OverviewReader(world.main.database, broker_of("redis://127.0.0.1:1/0"), world.main.settings)
+    families = list(OverviewMetrics(reader.read).collect())
+    reader.close()
     return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
 
 

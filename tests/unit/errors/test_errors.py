@@ -12,8 +12,8 @@ from schemas.errors import KeyrepackError
 from workers import errors
 
 ID = UUID("0198c0de-0000-7000-8000-000000000001")
-BAD = errors.Finding(code="main_key_denied", ok=False, main_key="memory:b", cause="denied.", remedy="Allow it.")
-GOOD = errors.Finding(code="main_key_usable", ok=True, main_key="memory:a", cause="it works")
+BAD = errors.ProbeFinding(code="main_key_denied", ok=False, main_key="memory:b", cause="denied.", remedy="Allow it.")
+GOOD = errors.ProbeFinding(code="main_key_usable", ok=True, main_key="memory:a", cause="it works")
 
 EXAMPLES: list[KeyrepackError] = [
     values.MalformedMainKeyUri(uri="x", expected="managed:"),
@@ -27,7 +27,7 @@ EXAMPLES: list[KeyrepackError] = [
     errors.UnknownWord(kind="state", word="hovering", of="Repack 1"),
     errors.SchemaTooOld(found=None, needed="0006"),
     errors.ProgramTooOld(found="0008", known="0006", oldest="0007"),
-    errors.WitnessBroken(file="audit.jsonl", line=3, why="it is not JSON"),
+    errors.JournalBroken(file="audit.jsonl", line=3, why="it is not JSON"),
     errors.WrapRefused(reason=errors.WrapReason.DOES_NOT_OPEN, key=ID),
     errors.WrapRefused(reason=errors.WrapReason.MALFORMED),
     errors.ProbeFailed([GOOD, BAD]),

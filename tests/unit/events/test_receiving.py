@@ -12,7 +12,8 @@ from schemas.events import MAX_EVENT_BYTES
 from schemas.states import RepackState
 from tests.engine import Crash, CrashDoor, World, usual_tree
 from workers.errors import Cause
-from workers.events.receiving import handle_event, take_event
+from workers.events.handling import handle_event
+from workers.events.receiving import take_event
 from workers.events.sources import Sources
 from workers.repack.lifecycle import walk_slice
 from workers.store import models
@@ -31,7 +32,7 @@ def body(environment: Environment | None, main_key: str = "memory:b", **changed:
 
 def take(world: World, event: bytes) -> int | None:
     """Take an event, and give it its effect."""
-    row = take_event(world.main.database, event, sources=Sources(None, allow_unsigned=True))
+    row = take_event(world.main, event, sources=Sources(None, allow_unsigned=True))
     if row is not None:
         handle_event(world.main, row)
     return row
@@ -134,7 +135,7 @@ def test_effect_and_record_are_one_transaction(world: World, at: int, committed:
     """R2: wherever the process dies, the event is done again or not at all: one repack, one outcome."""
     environment = world.environment()
     usual_tree(world, environment)
-    row = take_event(world.main.database, body(environment), sources=Sources(None, allow_unsigned=True))
+    row = take_event(world.main, body(environment), sources=Sources(None, allow_unsigned=True))
     assert row is not None
     try:
         handle_event(world.process(door=CrashDoor(at, committed=committed)), row)
@@ -149,7 +150,7 @@ def test_an_event_that_is_handled_twice_at_once(world: World) -> None:
     """R2: one who took up an event, and comes late, does not undo what came after it."""
     environment = world.environment()
     usual_tree(world, environment, hours=1)
-    row = take_event(world.main.database, body(environment), sources=Sources(None, allow_unsigned=True))
+    row = take_event(world.main, body(environment), sources=Sources(None, allow_unsigned=True))
     assert row is not None
     late, first = world.process(), world.process()
 

@@ -13,8 +13,8 @@ import pytest
 
 from schemas.states import Mode
 from tests.engine import World, usual_tree
-from workers.errors import WitnessBroken
-from workers.integrity.journal import Deposition, Statement, Witness, call_witness, export_record, lineage
+from workers.errors import JournalBroken
+from workers.integrity.journal import EnvironmentHistory, Journal, Statement, export_record, lineage, read_journal
 from workers.locks.locking import revoke
 from workers.repack.control import abort
 from workers.store.audit import AuditRecord, records
@@ -39,9 +39,9 @@ def said(at: float, action: str, repack: UUID | None = None, **facts: Any) -> St
     return Statement(at=at, action=action, environment_id=ENVIRONMENT, repack_id=repack, facts=facts)
 
 
-def told(*statements: Statement) -> Deposition:
+def told(*statements: Statement) -> EnvironmentHistory:
     """What they come to, in whatever order they are read."""
-    return Witness(reversed(statements), {}).of(ENVIRONMENT)
+    return Journal(reversed(statements), {}).of(ENVIRONMENT)
 
 
 TWO_MOVES = (closed(1, FIRST, "memory:a", "memory:b"), closed(2, SECOND, "memory:b", "memory:c"))
@@ -90,7 +90,7 @@ def test_how_an_environment_was_left() -> None:
 
 def test_what_a_newer_release_says_changes_nothing() -> None:
     """An action that this one does not know is passed over."""
-    assert told(said(1, "environment.polished", shine=3)) == Deposition()
+    assert told(said(1, "environment.polished", shine=3)) == EnvironmentHistory()
 
 
 def _own(world: World) -> list[AuditRecord]:
@@ -112,7 +112,7 @@ def test_an_exported_audit_says_what_the_database_said(world: World, tmp_path: P
     revoke(world.main, [environment], actor="customer")
     own = _own(world)
     file = _written(tmp_path / "audit.jsonl", [json.dumps(export_record(record)) for record in own])
-    read, known = call_witness([], [file]), call_witness(own, [])
+    read, known = read_journal([], [file]), read_journal(own, [])
     assert read.of(environment.environment_id) == known.of(environment.environment_id)
     assert read.head == (len(own), own[-1].hash)
     assert lineage(own, read) == "The audit holds every record of the witness."
@@ -136,8 +136,8 @@ def test_a_record_proves_itself(
     """Whatever is changed in it, its hash is another."""
     world.environment()
     file = _written(tmp_path / "audit.jsonl", [json.dumps(change(export_record(_own(world)[0])))])
-    with pytest.raises(WitnessBroken, match=why):
-        call_witness([], [file])
+    with pytest.raises(JournalBroken, match=why):
+        read_journal([], [file])
 
 
 def test_a_record_of_another_line_does_not_follow(world: World, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_record_of_another_line_does_not_follow(world: World, tmp_path: Path) 
     )  # fmt: skip
     forged = replace(other, hash=other.expected_hash())
     file = _written(tmp_path / "audit.jsonl", [kept[0], json.dumps(export_record(forged))])
-    with pytest.raises(WitnessBroken, match="does not follow"):
-        call_witness([], [file])
-    witness = call_witness(own, [_written(tmp_path / "kept.jsonl", kept)])
+    with pytest.raises(JournalBroken, match="does not follow"):
+        read_journal([], [file])
+    witness = read_journal(own, [_written(tmp_path / "kept.jsonl", kept)])
     assert "has parted from the witness at record 2" in lineage([*own, forged], witness)

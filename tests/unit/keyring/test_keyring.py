@@ -27,9 +27,9 @@ from workers.errors import (
 from workers.keyring import creation
 from workers.keyring.keyring import Keyring
 from workers.keyring.minting import mint_child
-from workers.keyring.single_flight import NEGATIVE_SECONDS
-from workers.locks.locking import unlock_if_restricted
+from workers.locks.restriction import unlock_if_restricted
 from workers.repack.lifecycle import walk_slice
+from workers.runtime.single_flight import FAILURE_SECONDS
 from workers.services import Services
 from workers.store import models, versions
 from workers.store.keys import find_wrapping_key
@@ -275,7 +275,7 @@ def test_a_kms_that_does_not_answer_is_asked_again(world: World) -> None:
     with pytest.raises(KmsUnreachable):
         fresh.unwrap(key)
     assert world.clock is not None
-    world.clock.let_pass(NEGATIVE_SECONDS)
+    world.clock.let_pass(FAILURE_SECONDS)
     assert fresh.unwrap(key) == known[key]
 
 

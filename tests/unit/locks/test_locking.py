@@ -7,11 +7,12 @@ import pytest
 from schemas.states import LockCause, Mode, RepackState, Stage
 from tests.engine import Actor, World, usual_tree
 from tests.steps import until
-from workers.broker.waker import Silence
+from workers.broker.waker import NullWaker
 from workers.errors import Cause, EnvironmentLocked, KmsRefused, KmsUnreachable, RepackConflict
 from workers.integrity.verify import verify_environment
 from workers.keyring.keyring import Keyring
 from workers.locks import locking
+from workers.locks.restriction import restrict, unlock_if_restricted
 from workers.repack import control
 from workers.repack.lifecycle import walk_slice
 from workers.store.audit import verify_chain
@@ -94,7 +95,7 @@ def test_a_workspace_is_revoked_whole_or_not_at_all(world: World) -> None:
         raise RuntimeError("the inbox is away")
 
     with pytest.raises(RuntimeError):
-        locking.revoke_workspace(world.main, "acme", actor="customer", settle=fail)
+        locking.revoke_workspace(world.main, "acme", actor="customer", in_transaction=fail)
     assert [lock_of(world, one) for one in environments] == [None, None]
     assert lock_of(world, world.environment("acme/new")) is None
     assert len(locking.revoke_workspace(world.main, "acme", actor="customer")) == 3
@@ -224,7 +225,7 @@ def test_a_parked_repack_is_woken_once_its_return_is_committed(world: World) -> 
     revoke(world, environment)
     found = []
 
-    class Looking(Silence):
+    class Looking(NullWaker):
         def repack(self, repack: int, *, times: int = 1) -> None:
             with world.process().database.read() as connection:
                 found.append(get_repack(connection, repack).is_running)
@@ -309,19 +310,19 @@ def test_a_restricted_environment_unlocks_when_its_kms_answers_again(world: Worl
     environment = world.environment()
     keys = usual_tree(world, environment)
     world.kms.set_state("a", Cause.DISABLED)
-    assert locking.restrict(world.main, environment, cause=Cause.DISABLED, detail="seen by the poll")
+    assert restrict(world.main, environment, cause=Cause.DISABLED, detail="seen by the poll")
     world.kms.set_state("a", None)
-    assert locking.unlock_if_restricted(world.main, environment)
+    assert unlock_if_restricted(world.main, environment)
     assert {key: Keyring(world.main).unwrap(key) for key in keys} == keys
     revoke(world, environment)
-    assert not locking.unlock_if_restricted(world.main, environment)
+    assert not unlock_if_restricted(world.main, environment)
     assert lock_of(world, environment) == LockCause.REVOKED
 
 
 def test_a_hint_of_a_refusal_is_not_believed(world: World) -> None:
     """A restriction is confirmed by asking the KMS again: a key that works stays unlocked."""
     environment = world.environment()
-    assert not locking.restrict(world.main, environment, cause=Cause.DENIED, detail="somebody said so")
+    assert not restrict(world.main, environment, cause=Cause.DENIED, detail="somebody said so")
     assert lock_of(world, environment) is None
 
 
@@ -329,7 +330,7 @@ def test_a_deleted_main_key_loses_the_environment(world: World) -> None:
     """A key that its KMS does not know any more is lost, and the audit says so."""
     environment = world.environment()
     world.kms.delete("a")
-    assert locking.restrict(world.main, environment, cause=Cause.DELETED, detail="")
+    assert restrict(world.main, environment, cause=Cause.DELETED, detail="")
     assert lock_of(world, environment) == LockCause.LOST
     assert len(world.rows(audit, audit.c.action == "environment.lost")) == 1
 
@@ -371,7 +372,7 @@ def test_the_main_key_gone_in_mid_renewal_locks_and_comes_back(world: World) -> 
     walk_slice(world.process(), repack.id)
     assert lock_of(world, environment) == LockCause.RESTRICTED
     world.kms.set_state("b", None)
-    locking.unlock_if_restricted(world.main, environment)
+    unlock_if_restricted(world.main, environment)
     if world.clock is not None:
         world.clock.let_pass(600)
     assert world.run(repack).state == RepackState.FINISHED
@@ -403,6 +404,6 @@ def test_a_key_that_is_described_and_opens_nothing_is_restricted(world: World) -
     with pytest.raises(KmsRefused):
         world.keyring.unwrap(next(iter(keys)))
     assert lock_of(world, environment) == LockCause.RESTRICTED
-    assert not locking.unlock_if_restricted(world.main, environment)
+    assert not unlock_if_restricted(world.main, environment)
     world.kms.before("unwrap", None)
-    assert locking.unlock_if_restricted(world.main, environment)
+    assert unlock_if_restricted(world.main, environment)

@@ -13,7 +13,7 @@ from schemas.states import LockCause, Mode, Stage
 from tests.engine import Actor, World, chain_of_keys, usual_tree
 from tests.steps import until
 from workers.errors import Cause, NotFound
-from workers.main_keys.inventory import Health, MainKeyView, certificate_of_loss, list_main_keys
+from workers.main_keys.inventory import MainKeyHealth, MainKeyView, certificate_of_loss, list_main_keys
 from workers.main_keys.polling import poll_main_keys
 from workers.repack.lifecycle import walk_slice
 from workers.store.audit import read_head
@@ -59,7 +59,7 @@ def test_a_main_key_is_listed_with_its_environments(world: World) -> None:
     assert list(found) == ["memory:a", "memory:b"]
     assert [user.name for user in found["memory:a"].environments] == ["acme/production", "zeta/production"]
     assert found["memory:a"].generations_in_use == (generation(world, "a"),)
-    assert found["memory:a"].health is Health.UNSEEN
+    assert found["memory:a"].health is MainKeyHealth.UNSEEN
     assert list(inventory(world, "memory:b", "memory:none")) == ["memory:b"]
 
 
@@ -73,13 +73,17 @@ def test_a_view_tells_how_a_key_was_last_seen(world: World) -> None:
     for key in ("a", "b", "c"):
         usual_tree(world, world.environment(f"acme/{key}", f"memory:{key}"))
     look(world)
-    assert {view.health for view in inventory(world).values()} == {Health.USABLE}
+    assert {view.health for view in inventory(world).values()} == {MainKeyHealth.USABLE}
     seen = inventory(world)["memory:c"].last_seen
     world.kms.set_state("b", Cause.DISABLED)
     world.kms.unreachable("c")
     look(world)
     found = inventory(world)
-    assert [view.health for view in found.values()] == [Health.USABLE, Health.REFUSED, Health.UNREACHABLE]
+    assert [view.health for view in found.values()] == [
+        MainKeyHealth.USABLE,
+        MainKeyHealth.REFUSED,
+        MainKeyHealth.UNREACHABLE,
+    ]
     assert (found["memory:b"].cause, found["memory:c"].cause) == ("disabled", "unreachable")
     assert found["memory:b"].environments[0].lock_cause == LockCause.RESTRICTED
     assert found["memory:c"].last_seen == seen

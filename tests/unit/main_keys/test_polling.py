@@ -14,13 +14,13 @@ from workers.errors import Cause, DatabaseAway
 from workers.keyring.keyring import Keyring
 from workers.kms.local.memory import MemoryKms
 from workers.locks import locking
-from workers.main_keys.polling import Polled, look_now, poll_main_keys, take_note
-from workers.main_keys.scanner import Seen
+from workers.main_keys.polling import Polled, poll_main_keys, poll_now, record_results
+from workers.main_keys.scanner import PollResult
 from workers.repack.lifecycle import walk_slice
 from workers.services import Services
 from workers.store import main_keys
 from workers.store.environments import Environment, get_environment
-from workers.store.main_keys import MainKeyRecord, next_look, phase_of
+from workers.store.main_keys import MainKeyRecord, next_poll, phase_of
 from workers.store.models import main_keys as table
 from workers.store.models import outbox, top_versions
 from workers.store.repacks import Repack, latest_repack, list_repacks
@@ -81,7 +81,7 @@ def told(services: Services, kind: str) -> list[dict[str, Any]]:
 @given(st.text(min_size=1, max_size=60), st.floats(1e9, 2e9), st.floats(0.1, 1e5))
 def test_a_key_has_its_own_turn_in_every_interval(uri: str, now: float, interval: float) -> None:
     """The next look is after now, within one interval, and at the same place of every interval."""
-    at = next_look(uri, now, interval)
+    at = next_poll(uri, now, interval)
     assert now < at + 1e-3
     assert at <= now + interval + 1e-3
     assert 0 <= phase_of(uri) < 1
@@ -130,7 +130,7 @@ def test_a_key_that_nobody_uses_any_more_is_left_alone(services: Services, envir
     with services.database.write() as connection:
         connection.execute(top_versions.update().values(state="retired"))
     assert poll(services) == Polled()
-    assert look_now(services, "memory:a", settle=lambda _: None) is None
+    assert poll_now(services, "memory:a", in_transaction=lambda _: None) is None
 
 
 def test_a_pass_stays_within_its_budget(services: Services) -> None:
@@ -203,7 +203,7 @@ def test_a_revocation_by_word_outlasts_a_usable_key(
     services: Services, environment: Environment, memory_kms: MemoryKms
 ) -> None:
     """What the customer revoked stays locked although the KMS serves its key."""
-    locking.revoke(services, [environment], actor="test", reason="", settle=lambda _: None)
+    locking.revoke(services, [environment], actor="test", reason="", in_transaction=lambda _: None)
     poll(services)
     assert lock(services, environment) == "revoked"
 
@@ -258,7 +258,7 @@ def test_a_hidden_generation_is_followed_by_the_calendar(
 def test_what_was_put_off_is_due_soon(services: Services, environment: Environment) -> None:
     """A key whose endpoint was silent is not recorded as seen; its turn comes within seconds."""
     make_due(services)
-    take_note(services, [Seen(key="memory:a", answered=False, asked=False)])
+    record_results(services, [PollResult(key="memory:a", answered=False, asked=False)])
     put_off = record(services)
     assert put_off.last_looked_at is None
     assert put_off.next_look_at - services.database.now() <= main_keys.SOON_SECONDS
@@ -293,5 +293,5 @@ def test_a_look_now_is_durable_before_it_is_made(services: Services, environment
 
     services.kms.main_key = look  # type: ignore[method-assign, assignment]
     with pytest.raises(Crash):
-        look_now(services, "memory:a", settle=lambda _: None)
+        poll_now(services, "memory:a", in_transaction=lambda _: None)
     assert record(services).next_look_at <= services.database.now()

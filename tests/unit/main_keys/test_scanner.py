@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.main_keys import scanner
-from workers.main_keys.scanner import LINE, Seen, endpoint_of, poll
+from workers.main_keys.scanner import LINE, PollResult, endpoint_of, poll
 
 ARN = "aws-kms:arn:aws:kms:{region}:111122223333:key/00000000-0000-0000-0000-{number:012x}"
 
@@ -19,12 +19,12 @@ def aws(region: str, count: int) -> list[str]:
     return [ARN.format(region=region, number=number) for number in range(count)]
 
 
-async def answer(key: str) -> Seen:
-    return Seen(key=key, generation="1")
+async def answer(key: str) -> PollResult:
+    return PollResult(key=key, generation="1")
 
 
-def gather(keys: object, look: object = answer, **limits: int) -> list[Seen]:
-    async def all_of_them() -> list[Seen]:
+def gather(keys: object, look: object = answer, **limits: int) -> list[PollResult]:
+    async def all_of_them() -> list[PollResult]:
         chosen: dict[str, object] = {"rate": 1e9, "concurrency": 8, "per_endpoint": 4} | limits
         return [seen async for seen in poll(keys, look, **chosen)]  # type: ignore[arg-type]
 
@@ -49,7 +49,7 @@ def test_calls_are_spread_over_the_budget() -> None:
         nonlocal now
         now += seconds
 
-    async def look(key: str) -> Seen:
+    async def look(key: str) -> PollResult:
         at.append(now)
         return await answer(key)
 
@@ -70,7 +70,7 @@ def test_limits_hold_at_every_instant() -> None:
     running: dict[str, int] = {}
     most: dict[str, int] = {}
 
-    async def look(key: str) -> Seen:
+    async def look(key: str) -> PollResult:
         for name in (endpoint_of(key), "all"):
             running[name] = running.get(name, 0) + 1
             most[name] = max(most.get(name, 0), running[name])
@@ -88,14 +88,14 @@ def test_a_dead_endpoint_does_not_hold_up_the_others() -> None:
     """A thousand keys of a region that hangs, in front: all others are seen while its first calls still hang."""
     hung, order = asyncio.Event(), []
 
-    async def look(key: str) -> Seen:
+    async def look(key: str) -> PollResult:
         if "us-east-1" not in key:
             order.append(key)
             if len(order) == 500:
                 hung.set()  # only now do the first calls to the dead region come to their end
             return await answer(key)
         await hung.wait()
-        return Seen(key=key, cause="unreachable", answered=False)
+        return PollResult(key=key, cause="unreachable", answered=False)
 
     seen = gather(aws("us-east-1", 200) + aws("eu-west-1", 500), look)
     assert len(order) == 500
@@ -109,10 +109,10 @@ def test_a_full_line_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(scanner, "PATIENCE_SECONDS", 0.2)
     done = asyncio.Event()
 
-    async def look(key: str) -> Seen:
+    async def look(key: str) -> PollResult:
         if "us-east-1" in key:
             await done.wait()
-            return Seen(key=key, cause="unreachable", answered=False)
+            return PollResult(key=key, cause="unreachable", answered=False)
         done.set()
         return await answer(key)
 
@@ -124,8 +124,8 @@ def test_a_full_line_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_endpoint_that_answers_again_is_asked_on() -> None:
     """Silence counts in a row: failures with answers between them put nobody off."""
 
-    async def look(key: str) -> Seen:
-        return Seen(key=key, answered=int(key[-1], 16) % 3 == 0)
+    async def look(key: str) -> PollResult:
+        return PollResult(key=key, answered=int(key[-1], 16) % 3 == 0)
 
     assert all(seen.asked for seen in gather(aws("eu-west-1", 64), look, concurrency=4, per_endpoint=4))
 
@@ -153,7 +153,7 @@ def test_keys_are_read_no_faster_than_they_are_looked_at() -> None:
 def test_what_a_look_raises_ends_the_poll() -> None:
     """An error that nobody expected is raised where the sights are taken; nothing goes on behind its back."""
 
-    async def look(key: str) -> Seen:
+    async def look(key: str) -> PollResult:
         raise ZeroDivisionError
 
     async def broken() -> AsyncIterator[str]:
@@ -169,7 +169,7 @@ def test_what_a_look_raises_ends_the_poll() -> None:
 def test_one_who_stops_taking_leaves_nothing_running() -> None:
     """When the sights are no longer wanted, every call under way is cancelled."""
 
-    async def look(key: str) -> Seen:
+    async def look(key: str) -> PollResult:
         if key.endswith("0"):
             return await answer(key)
         await asyncio.sleep(600)

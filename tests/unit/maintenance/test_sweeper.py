@@ -121,7 +121,7 @@ def test_an_event_without_its_effect_is_woken(world: World) -> None:
         f'{{"specversion":"1.0","id":"1","source":"t","type":"main_key.rotated",'
         f'"data":{{"environment":"{environment.environment_id}"}}}}'
     )
-    row = take_event(world.main.database, body.encode(), sources=Sources(None, allow_unsigned=True))
+    row = take_event(world.main, body.encode(), sources=Sources(None, allow_unsigned=True))
     assert woken(world).events == [], "its own wake-up is on the way: another worker would probe the keys again"
     with world.main.database.write() as connection:
         connection.execute(models.inbox.update().values(received_at=models.inbox.c.received_at - FRESH_SECONDS))

@@ -15,8 +15,9 @@ from workers.broker.queue_depths import BrokerCounts, QueueCount
 from workers.embedded.ports import LOOPBACK
 from workers.errors import DatabaseAway
 from workers.monitoring.health import CANARIES_MISSED, judge_service, judge_worker
-from workers.monitoring.overview import Overview, QueueView, ScheduleView, Watch, WorkerView
-from workers.monitoring.probe_server import KEPT_SECONDS, Answer, Listener, Probes, SharedLook
+from workers.monitoring.overview import Overview, QueueView, ScheduleView, WorkerView
+from workers.monitoring.overview_reader import OverviewReader
+from workers.monitoring.probe_server import KEPT_SECONDS, Listener, ProbeAnswer, Probes, shared_overview
 from workers.services import Services
 from workers.store.heartbeats import WorkerSeen
 
@@ -38,15 +39,15 @@ class FullBroker:
 
 
 @pytest.fixture
-def watch(services: Services) -> Watch:
+def reader(services: Services) -> OverviewReader:
     """One that looks at an empty database with its schema, beside a broker with a message in each queue."""
-    return Watch(services.database, FullBroker(), services.settings)
+    return OverviewReader(services.database, FullBroker(), services.settings)
 
 
 @pytest.fixture
-def overview(watch: Watch) -> Overview:
+def overview(reader: OverviewReader) -> Overview:
     """All is well: one worker of two processes, each queue served."""
-    seen = watch.look()
+    seen = reader.read()
     queues = [replace(queue, canary_seconds=1.0) for queue in seen.queues]
     now = seen.now
     workers = [worker_view(now, EVENTS), worker_view(now, *QUEUES[1:], owner="child")]
@@ -135,7 +136,7 @@ def test_one_look_serves_all_who_ask_within_a_second(overview: Overview) -> None
         looks.append(1)
         return overview
 
-    shared = SharedLook(look, clock=lambda: now[0])
+    shared = shared_overview(look, clock=lambda: now[0])
     shared()
     shared()
     assert len(looks) == 1
@@ -144,10 +145,10 @@ def test_one_look_serves_all_who_ask_within_a_second(overview: Overview) -> None
     assert len(looks) == 2
 
 
-def test_a_starting_worker_is_given_time(services: Services, watch: Watch) -> None:
+def test_a_starting_worker_is_given_time(services: Services, reader: OverviewReader) -> None:
     """It need not have been heard of for a minute; then it has to."""
     now = [0.0]
-    probes = Probes(services.database, watch.look, services.settings, worker="w9", clock=lambda: now[0])
+    probes = Probes(services.database, reader.read, services.settings, worker="w9", clock=lambda: now[0])
     assert probes.alive().is_well
     now[0] = 61.0
     assert not probes.alive().is_well
@@ -165,13 +166,13 @@ def test_a_database_that_is_away_kills_no_worker(services: Services) -> None:
 
 
 @pytest.fixture
-def listener(services: Services, watch: Watch) -> Iterator[Listener]:
+def listener(services: Services, reader: OverviewReader) -> Iterator[Listener]:
     """One that serves the probes of nobody, and a page that fails."""
 
-    def fails(_: object) -> Answer:
+    def fails(_: object) -> ProbeAnswer:
         raise ValueError("secret")
 
-    probes = Probes(services.database, watch.look, services.settings, worker="w9", grace=0)
+    probes = Probes(services.database, reader.read, services.settings, worker="w9", grace=0)
     made = Listener(LOOPBACK, 0, probes.pages() | {"/fails": fails})
     made.start()
     yield made

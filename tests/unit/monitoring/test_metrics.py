@@ -16,10 +16,12 @@ from workers.kms.local.memory import MemoryKms
 from workers.kms.rate_limit.budget import Left
 from workers.kms.registry import KmsRegistry
 from workers.locks import locking
-from workers.maintenance import queue_canaries, sweeper
-from workers.maintenance.heartbeat import Presence
+from workers.maintenance import queue_canaries
+from workers.maintenance.audit_check import verify_audit
+from workers.maintenance.heartbeat import Heartbeat
 from workers.monitoring.metrics import make_page
-from workers.monitoring.overview import Overview, Watch
+from workers.monitoring.overview import Overview
+from workers.monitoring.overview_reader import OverviewReader
 from workers.runtime.counters import KMS_CALLS, KMS_SECONDS, LOCK_NOTICE_SECONDS, Counters
 from workers.services import Services
 
@@ -29,16 +31,16 @@ CLOSED_BROKER = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
-def watch(world: World) -> Iterator[Watch]:
+def reader(world: World) -> Iterator[OverviewReader]:
     """One that looks at the world, beside a broker that is away."""
-    watch = Watch(world.main.database, broker_of(CLOSED_BROKER), world.main.settings)
-    yield watch
-    watch.close()
+    reader = OverviewReader(world.main.database, broker_of(CLOSED_BROKER), world.main.settings)
+    yield reader
+    reader.close()
 
 
-def scraped(watch: Watch) -> Samples:
+def scraped(reader: OverviewReader) -> Samples:
     """What Prometheus reads."""
-    _, body = make_page(watch.look)("")
+    _, body = make_page(reader.read)("")
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(body.decode())
@@ -52,21 +54,21 @@ def one(samples: Samples, name: str, **labels: str) -> float:
 
 def write(services: Services) -> None:
     """What the process counted gets where metrics are read."""
-    Presence(services.database, services.counters, owner=services.owner, name="w1", queues=[]).write()
+    Heartbeat(services.database, services.counters, owner=services.owner, name="w1", queues=[]).write()
 
 
-def test_a_run_is_counted_from_its_start_to_its_end(world: World, watch: Watch) -> None:
+def test_a_run_is_counted_from_its_start_to_its_end(world: World, reader: OverviewReader) -> None:
     """Keys by outcome and what remains of them, shards, batches and their seconds, what waits to be published."""
     environment = world.environment()
     usual_tree(world, environment)
     repack = world.start(environment)
-    begun = scraped(watch)
+    begun = scraped(reader)
     assert one(begun, "repacks", state="moving") == 1
     assert one(begun, "keys_remaining", stage="move", level="1") == 5
     assert one(begun, "shards", state="pending") == 2
     world.run(repack)
     write(world.main)
-    ended = scraped(watch)
+    ended = scraped(reader)
     assert one(ended, "keys_total", outcome="rewrapped") == 17
     assert one(ended, "keys_total", outcome="quarantined") == 0
     assert one(ended, "wrapping_versions_total", act="minted") == 3
@@ -79,9 +81,9 @@ def test_a_run_is_counted_from_its_start_to_its_end(world: World, watch: Watch) 
     assert one(ended, "outbox_oldest_seconds") >= 0
 
 
-def test_what_never_happened_is_as_old_as_can_be(watch: Watch) -> None:
+def test_what_never_happened_is_as_old_as_can_be(reader: OverviewReader) -> None:
     """An alert on an age must see a canary that never came, and a clock that never ran."""
-    samples = scraped(watch)
+    samples = scraped(reader)
     assert one(samples, "canary_age_seconds", queue="keyrepack.urgent") == float("inf")
     assert one(samples, "schedule_overdue_seconds", job="sweep") == float("inf")
     assert one(samples, "audit_verified_timestamp_seconds") == 0
@@ -89,26 +91,26 @@ def test_what_never_happened_is_as_old_as_can_be(watch: Watch) -> None:
     assert one(samples, "database_up") == 1
 
 
-def test_what_was_seen_is_told(world: World, watch: Watch) -> None:
+def test_what_was_seen_is_told(world: World, reader: OverviewReader) -> None:
     """Locks by cause, the audit's verdict, canaries by queue."""
     environment = world.environment()
     locking.revoke(world.main, [environment], actor="customer")
-    sweeper.verify_audit(world.main)
+    verify_audit(world.main)
     queue_canaries.arrive(world.main.database, "keyrepack.urgent", headers={}, owner="w1")
-    samples = scraped(watch)
+    samples = scraped(reader)
     assert one(samples, "locked_environments", cause="revoked") == 1
     assert one(samples, "locked_environments", cause="lost") == 0
     assert (one(samples, "audit_whole"), one(samples, "audit_records")) == (1, 2)
     assert one(samples, "canary_age_seconds", queue="keyrepack.urgent") == 0
 
 
-def test_no_label_names_a_tenant(world: World, watch: Watch) -> None:
+def test_no_label_names_a_tenant(world: World, reader: OverviewReader) -> None:
     """Metrics go to systems and people that may not know who the customers are."""
     environment = world.environment("acme-corporation/production", main_key="memory:their-key")
     usual_tree(world, environment)
     locking.revoke(world.main, [environment], actor="customer", reason="acme leaves")
     write(world.main)
-    _, body = make_page(watch.look)("")
+    _, body = make_page(reader.read)("")
     for word in ("acme", "production", "their-key", str(environment.environment_id)):
         assert word not in body.decode()
 
@@ -125,9 +127,9 @@ def test_a_database_that_is_away_is_one_number() -> None:
     assert content_type.startswith("text/plain")
 
 
-def test_openmetrics_is_spoken_to_who_asks_for_it(watch: Watch) -> None:
+def test_openmetrics_is_spoken_to_who_asks_for_it(reader: OverviewReader) -> None:
     """By its content type; every family has a help text and a type."""
-    content_type, body = make_page(watch.look)("application/openmetrics-text; version=1.0.0")
+    content_type, body = make_page(reader.read)("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
     names = set(re.findall(r"^# TYPE (\S+)", body.decode(), re.MULTILINE))
@@ -175,10 +177,10 @@ def test_the_scarcest_budget_of_each_kind_is_told_and_no_account(world: World) -
         Left(scope="aws-kms:111122223333/eu-central-1", rate=1000, full_rate=1000, background=160, live=40),
         Left(scope="aws-kms:444455556666/eu-central-1", rate=250, full_rate=1000, background=3, live=40),
     ]
-    watch = Watch(world.main.database, broker_of(CLOSED_BROKER), world.main.settings, budgets=lambda: budgets)
-    _, body = make_page(watch.look)("")
-    samples = scraped(watch)
-    watch.close()
+    reader = OverviewReader(world.main.database, broker_of(CLOSED_BROKER), world.main.settings, budgets=lambda: budgets)
+    _, body = make_page(reader.read)("")
+    samples = scraped(reader)
+    reader.close()
     assert one(samples, "kms_budget_ratio", kms="aws-kms") == 0.25
     assert one(samples, "kms_budget_calls", kms="aws-kms", use="background") == 3
     assert one(samples, "kms_budget_calls", kms="aws-kms", use="live") == 40

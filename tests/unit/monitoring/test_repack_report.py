@@ -9,18 +9,17 @@ from uuid import uuid4
 import pytest
 
 from schemas.states import Mode, RepackState, Stage
-from workers.monitoring.repack_report import (
+from workers.monitoring.progress import (
     DONE,
-    MEANING,
     RUNNING,
     WAITING,
     laid_over,
-    legal_actions,
     outline,
     stage_views,
     time_left,
     time_left_range,
 )
+from workers.monitoring.repack_report import MEANING
 from workers.store.repacks import Repack
 from workers.store.shards import Progress
 
@@ -168,4 +167,4 @@ def test_every_state_has_a_meaning() -> None:
 )
 def test_what_may_be_done_is_what_is_legal(values: dict[str, Any], actions: list[str]) -> None:
     """By the table of moves, and by whether the move has closed."""
-    assert legal_actions(repack(**values)) == actions
+    assert repack(**values).legal_actions == actions

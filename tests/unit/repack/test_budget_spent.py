@@ -6,10 +6,10 @@ from schemas.states import RepackState, Stage
 from tests.engine import World, usual_tree
 from workers.errors import Cause, KmsBudgetSpent
 from workers.kms.rate_limit.budget import background, is_background
-from workers.locks import locking
+from workers.locks.restriction import restrict
 from workers.main_keys.polling import Polled, poll_main_keys
 from workers.repack.lifecycle import walk_slice
-from workers.repack.time_slices import next_turn
+from workers.repack.time_slices import next_repack
 from workers.store import main_keys, models
 
 
@@ -38,7 +38,7 @@ def test_a_repack_is_left_where_it_is_and_not_blocked(world: World) -> None:
         assert walk_slice(world.main, repack.id)
     assert world.look(repack).state == RepackState.MOVING
     assert sum(row["rewrapped"] for row in world.rows(models.shards)) == 3
-    assert next_turn(world.main) == repack.id
+    assert next_repack(world.main) == repack.id
     spent.left = 1000
     assert world.run(repack).state == RepackState.FINISHED
     assert sum(row["rewrapped"] for row in world.rows(models.shards, models.shards.c.stage == Stage.MOVE)) == 7
@@ -77,4 +77,4 @@ def test_a_lock_waits_for_no_repacks_calls(world: World) -> None:
     world.kms.set_state("a", Cause.DISABLED)
     Spent(world, "describe", "unwrap")
     with background():
-        assert locking.restrict(world.main, environment, cause=Cause.DISABLED, detail="")
+        assert restrict(world.main, environment, cause=Cause.DISABLED, detail="")

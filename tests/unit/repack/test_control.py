@@ -15,8 +15,9 @@ from tests.oracle import Oracle
 from tests.steps import until
 from workers.errors import AlreadyInForce, Cause, ProbeFailed, ProbeUnanswered, RepackConflict
 from workers.keyring.keyring import Keyring
-from workers.locks.locking import unlock_if_restricted
-from workers.repack.control import abort, look_again, pause, resume, retry, stop
+from workers.locks.restriction import unlock_if_restricted
+from workers.repack.blocking import recheck
+from workers.repack.control import abort, pause, resume, retry, stop
 from workers.repack.lifecycle import advance, walk_slice
 from workers.store import models
 from workers.store.environments import Environment
@@ -203,7 +204,7 @@ def test_blocks_and_goes_on_by_itself(world: World, name: str, side: str, mode: 
     for _ in range(9):
         before = world.look(repack)
         calls = dict(world.kms.calls)
-        assert look_again(world.main, before) == before  # not yet: no call, no change
+        assert recheck(world.main, before) == before  # not yet: no call, no change
         assert world.kms.calls == calls
         waits.append((before.probe_at or 0) - world.clock.seconds)
         world.clock.let_pass(waits[-1] + 0.001)

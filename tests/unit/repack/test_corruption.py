@@ -193,7 +193,7 @@ def test_a_broken_wrapping_version(world: World, values: Callable[[Row], Row], r
     repack = world.repack(environment)
     assert repack.state == S.FINISHED_WITH_QUARANTINE
     assert repack.move_closed_at is not None
-    lost = [row["key_id"] for row in world.rows(data_keys) if row["parent"] in (ids[parents[1]], ids[parents[3]])]
+    lost = [row["key_id"] for row in world.rows(data_keys) if row["parent"] in (ids[parents[1]], ids[parents[2]])]
     held = quarantined(world)
     assert set(lost) <= set(held)
     assert {held[key] for key in lost} <= {WrapReason.PARENT_DOES_NOT_OPEN, WrapReason.PARENT_MISSING}

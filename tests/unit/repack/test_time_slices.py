@@ -8,7 +8,7 @@ from tests.steps import until
 from workers.errors import Cause
 from workers.locks import locking
 from workers.repack.lifecycle import walk_slice
-from workers.repack.time_slices import Turn, next_turn
+from workers.repack.time_slices import TimeSlice, next_repack
 from workers.store import fair_queue, models, shards
 from workers.store.environments import get_environment
 from workers.store.repacks import Repack
@@ -40,7 +40,7 @@ def test_each_gets_its_turn_before_any_gets_a_second(world: World) -> None:
     order = []
     for _ in range(6):
         world.clock.let_pass(1)
-        order.append(next_turn(world.main))
+        order.append(next_repack(world.main))
     assert order == [repack.id for repack in repacks] * 2
 
 
@@ -49,13 +49,13 @@ def test_one_that_comes_later_waits_for_no_more_than_those_before_it(world: Worl
     assert world.clock is not None
     first, second = started(world, 2)
     world.clock.let_pass(1)
-    assert next_turn(world.main) == first.id
+    assert next_repack(world.main) == first.id
     world.clock.let_pass(1)
     third = world.start(world.environment("other/late"))
     order = []
     for _ in range(4):
         world.clock.let_pass(1)
-        order.append(next_turn(world.main))
+        order.append(next_repack(world.main))
     assert order == [second.id, first.id, third.id, second.id]
 
 
@@ -64,9 +64,9 @@ def test_what_others_hold_has_no_turn_until_their_leases_end(world: World) -> No
     assert world.clock is not None
     (repack,) = started(world, 1)
     lease_all(world, repack)
-    assert next_turn(world.main) is None
+    assert next_repack(world.main) is None
     world.clock.let_pass(31)
-    assert next_turn(world.main) == repack.id
+    assert next_repack(world.main) == repack.id
 
 
 def test_the_next_stage_is_work_as_well(world: World) -> None:
@@ -74,7 +74,7 @@ def test_the_next_stage_is_work_as_well(world: World) -> None:
     (repack,) = started(world, 1)
     with world.main.database.write() as connection:
         connection.execute(models.shards.update().values(state=shards.DONE))
-    assert next_turn(world.main) == repack.id
+    assert next_repack(world.main) == repack.id
 
 
 def test_blocked_paused_and_locked_have_no_turn(world: World) -> None:
@@ -83,21 +83,21 @@ def test_blocked_paused_and_locked_have_no_turn(world: World) -> None:
     (repack,) = started(world, 1)
     world.kms.set_state("b", Cause.DISABLED)
     assert world.run(repack).state == RepackState.BLOCKED
-    assert next_turn(world.main) is None
+    assert next_repack(world.main) is None
     world.clock.let_pass(6)
-    assert next_turn(world.main) == repack.id
+    assert next_repack(world.main) == repack.id
     with world.main.database.read() as connection:
         environment = get_environment(connection, repack.environment)
     locking.revoke(world.main, [environment], actor="test")
     world.clock.let_pass(1000)
-    assert next_turn(world.main) is None
+    assert next_repack(world.main) is None
 
 
 def test_a_worker_stays_for_a_slice_where_nobody_waits(world: World) -> None:
     """Alone, a repack keeps its worker for the whole slice."""
     assert world.clock is not None
     (repack,) = started(world, 1)
-    turn = Turn(world.main, repack.id)
+    turn = TimeSlice(world.main, repack.id)
     for _ in range(19):
         world.clock.let_pass(1)
         assert not turn.is_over()
@@ -109,7 +109,7 @@ def test_a_worker_makes_room_after_a_turn_where_others_wait(world: World) -> Non
     """With another one waiting a turn is over after `turn_seconds`; one that comes later is seen as soon."""
     assert world.clock is not None
     (repack,) = started(world, 1)
-    turn = Turn(world.main, repack.id)
+    turn = TimeSlice(world.main, repack.id)
     world.clock.let_pass(5)
     assert not turn.is_over()
     world.start(world.environment("other/late"))

@@ -7,7 +7,7 @@ from sqlalchemy import insert, update
 
 from tests.engine import World, usual_tree
 from workers.errors import UnknownWord
-from workers.events.receiving import handle_event
+from workers.events.handling import handle_event
 from workers.maintenance.sweeper import sweep
 from workers.monitoring.repack_report import view_repack
 from workers.repack.lifecycle import walk_slice

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from kombu import Message
+from kombu.utils.imports import symbol_by_name
 
-from workers.celery_app import event_consumer, tasks
-from workers.celery_app.app import WALK, app
-from workers.celery_app.event_consumer import PunctualRequest
+from workers.celery_app.app import Application, make_app
+from workers.celery_app.config import WALK
+from workers.celery_app.requests import PunctualRequest
 from workers.errors import DatabaseAway
 from workers.runtime.database_clock import HOLDS_SECONDS, SharedClock
+from workers.runtime.settings import Settings
 
 HOUR = 3600.0
 NOW = 1_800_000_000.0
@@ -63,7 +65,15 @@ def test_the_last_answer_counts_while_the_database_is_away() -> None:
     assert silent.clock() == NOW + HOUR
 
 
-def _received(expires: datetime | None) -> Any:
+@pytest.fixture
+def app() -> Application:
+    """An application whose database says NOW, on a machine whose own clock is years behind."""
+    app = make_app(Settings())
+    app.shared_clock = SharedClock(lambda: NOW, own=lambda: 0.0, steady=lambda: 0.0)
+    return app
+
+
+def _received(app: Application, expires: datetime | None) -> Any:
     headers = {"id": "1", "task": WALK, "expires": expires.isoformat() if expires else None, "lang": "py"}
     message = Message("[[1], {}, {}]", content_type="application/json", content_encoding="utf-8", headers=headers)
     task = app.tasks[WALK]
@@ -71,25 +81,19 @@ def _received(expires: datetime | None) -> Any:
 
 
 @pytest.mark.parametrize(("seconds", "is_old"), [(1, False), (-1, True)])
-def test_a_wake_up_is_too_old_by_the_databases_clock(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, is_old: bool
-) -> None:
-    """Not by the clock of whoever took it, which is years behind the one of this test."""
-    monkeypatch.setattr(
-        event_consumer.app, "shared_clock", SharedClock(lambda: NOW, own=lambda: 0.0, steady=lambda: 0.0)
-    )
-    request = _received(datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=seconds))
+def test_a_wake_up_is_too_old_by_the_databases_clock(app: Application, seconds: float, is_old: bool) -> None:
+    """Not by the clock of the machine that took it."""
+    request = _received(app, datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=seconds))
     assert request.maybe_expire() is is_old
-    assert _received(None).maybe_expire() is False
+    assert _received(app, None).maybe_expire() is False
 
 
-def test_a_wake_up_is_sent_with_the_databases_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wake_up_is_sent_with_the_databases_time(app: Application) -> None:
     """Celery asks the application for the time at which a message is too old."""
-    monkeypatch.setattr(app, "shared_clock", SharedClock(lambda: NOW, own=lambda: 0.0, steady=lambda: 0.0))
     sent = app.amqp.as_task_v2("1", WALK, args=(1,), expires=120)
     assert datetime.fromisoformat(sent.headers["expires"]).timestamp() == NOW + 120
 
 
-def test_every_task_of_ours_is_judged_so() -> None:
+def test_every_task_of_ours_is_judged_so(app: Application) -> None:
     """Celery takes the class of its requests from the task."""
-    assert {task.Request for task in tasks.app.tasks.values()} == {"workers.celery_app.event_consumer:PunctualRequest"}
+    assert {symbol_by_name(task.Request) for task in app.tasks.values()} == {PunctualRequest}

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.poll import poll
-from workers.runtime.event_loop import Loop
+from workers.runtime.event_loop import LoopThread
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop() -> Iterator[LoopThread]:
     """A loop that ends with the test."""
-    loop = Loop()
+    loop = LoopThread()
     yield loop
     loop.close()
 
@@ -26,7 +26,7 @@ class Interrupted(BaseException):
     """What a time limit raises in the middle of anything."""
 
 
-def test_an_interrupted_wait_cancels_its_coroutine(loop: Loop) -> None:
+def test_an_interrupted_wait_cancels_its_coroutine(loop: LoopThread) -> None:
     """A time limit that strikes while a KMS is waited for leaves no coroutine that goes on inside the next task."""
     seen: list[str] = []
 
@@ -51,7 +51,7 @@ def test_an_interrupted_wait_cancels_its_coroutine(loop: Loop) -> None:
     assert poll(lambda: seen, 5, "the coroutine is cancelled") == ["cancelled"]
 
 
-def test_a_timeout_cancels_too(loop: Loop) -> None:
+def test_a_timeout_cancels_too(loop: LoopThread) -> None:
     """A wait that takes too long ends, and the loop serves the next one."""
     with pytest.raises(TimeoutError):
         loop.run(asyncio.sleep(60), timeout=0.05)
@@ -60,7 +60,7 @@ def test_a_timeout_cancels_too(loop: Loop) -> None:
 
 def test_closing_cancels_what_runs() -> None:
     """Nobody waits for ever on a loop that was closed; closing twice is fine."""
-    loop = Loop()
+    loop = LoopThread()
     failed: list[BaseException] = []
 
     def wait() -> None:
@@ -78,7 +78,7 @@ def test_closing_cancels_what_runs() -> None:
     loop.close()
 
 
-def test_a_childs_own_loop(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_childs_own_loop(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a fork the parent's loop refuses, instead of waiting for a thread that is not there."""
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="parent"):

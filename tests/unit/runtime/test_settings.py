@@ -65,8 +65,8 @@ def test_the_table_shows_no_value_that_is_set(
 
 
 def test_every_setting_has_a_sentence_and_the_page_is_the_codes() -> None:
-    """deploy/settings.md is what `keyrepack settings --markdown` prints."""
+    """deploy/docs/settings.md is what `keyrepack settings --markdown` prints."""
     rows = list_settings()
     assert {row.variable for row in rows} == {f"KEYREPACK_{name.upper()}" for name in Settings.model_fields}
     assert [row.variable for row in rows if not row.meaning.endswith(".")] == []
-    assert (ROOT / "deploy" / "settings.md").read_text() == as_markdown(rows), "write it anew"
+    assert (ROOT / "deploy" / "docs" / "settings.md").read_text() == as_markdown(rows), "write it anew"

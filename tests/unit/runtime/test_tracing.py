@@ -16,7 +16,8 @@ from schemas.events import Event
 from schemas.states import RepackState
 from tests.engine import World, usual_tree
 from workers.errors import NotConfigured
-from workers.events.receiving import handle_event, take_event
+from workers.events.handling import handle_event
+from workers.events.receiving import take_event
 from workers.events.sources import Sources
 from workers.repack.lifecycle import walk_slice
 from workers.runtime.tracing import OpenTelemetryTracer, Untraced, open_tracer
@@ -50,7 +51,7 @@ def test_the_last_batch_is_linked_to_the_event(world: World, traced: Services, e
     usual_tree(world, environment)
     data = {"version": 1, "environment": str(environment.environment_id), "main_key": "memory:b"}
     event = Event(id=str(uuid4()), source="/test", type="main_key.replaced", data=data)
-    inbox_id = take_event(traced.database, event.to_bytes(), sources=Sources(None, allow_unsigned=True))
+    inbox_id = take_event(traced, event.to_bytes(), sources=Sources(None, allow_unsigned=True))
     assert inbox_id is not None
     handle_event(traced, inbox_id)
     with traced.database.read() as connection:
@@ -94,7 +95,7 @@ def test_without_an_endpoint_there_are_none() -> None:
     assert isinstance(open_tracer(None), Untraced)
     program = (
         "import sys; sys.modules['opentelemetry'] = None;"
-        "from workers import tasks; from workers.cli import application, serving;"
+        "from workers.celery_app import tasks; from workers.cli import application, metrics_health;"
         "from workers.runtime.settings import Settings;"
         "from workers.compose import build_services; build_services(Settings(database_url='sqlite://')).close()"
     )

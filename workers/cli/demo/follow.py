@@ -1,4 +1,4 @@
-"""Follows repacks to their end, with bars; looks often, and lets others look with it."""
+"""Follows repacks to their end, with bars; polls often, and lets observers see each poll."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from schemas.states import Mode, RepackState
 from workers.cli.demo.scene import DemoFailed, Scene
 from workers.cli.progress_bars import Bars
-from workers.monitoring.repack_report import StageView, laid_over, outline, stage_views
+from workers.monitoring.progress import StageView, laid_over, outline, stage_views
 from workers.store.environments import Environment, count_keys
 from workers.store.inbox import list_rejected
 from workers.store.repacks import Repack, latest_repack
@@ -20,10 +20,10 @@ STALL_SECONDS = 45.0
 
 LOOK_SECONDS = 0.1
 CLOSE_LOOK_SECONDS = 0.01
-"""Between two looks; the shorter one where a moment must not be missed."""
+"""Seconds between two polls; the shorter one where a moment must not be missed."""
 
 Look = Callable[[list[Repack]], bool]
-"""Called with the repacks so far at every look; whether it waits for a moment that must not be missed."""
+"""Called with the repacks so far at every poll; whether it waits for a moment that must not be missed."""
 
 
 class Follower:
@@ -41,7 +41,9 @@ class Follower:
         self._moved_at = time.monotonic()
 
     def follow(self, look: Look = lambda _: False) -> list[Repack]:
-        """The repacks, all of them ended. Raises DemoFailed where one is refused, gets stuck or ends otherwise."""
+        """Follow the repacks until all of them have ended. Raises DemoFailed if one is refused, gets stuck or ends
+        otherwise.
+        """
         with Bars(self._scene.console) as bars:
             while True:
                 self._scene.interruption.check()
@@ -90,7 +92,7 @@ class Follower:
 
 
 def _added(outlines: Sequence[Sequence[StageView]]) -> list[StageView]:
-    """The outlines of several repacks as one."""
+    """Add the outlines of several repacks up to one."""
     sums: dict[tuple[str, int], StageView] = {}
     for stages in outlines:
         for stage in stages:
@@ -103,7 +105,7 @@ def _added(outlines: Sequence[Sequence[StageView]]) -> list[StageView]:
 
 
 def _at_least(stages: Sequence[StageView], ahead: Sequence[StageView]) -> list[StageView]:
-    """A stage that some of the repacks have not come to yet is larger than what is planned of it."""
+    """Enlarge a stage that some of the repacks have not come to yet: it is larger than what is planned of it."""
     from dataclasses import replace
 
     whole = {(stage.stage, stage.level): stage.expected for stage in ahead}

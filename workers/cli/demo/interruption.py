@@ -17,7 +17,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Whether somebody wants the demo to end."""
+    """Set once the user wants the demo to end."""
 
     def __init__(self) -> None:
         self.came = False
@@ -50,7 +50,7 @@ class Interruption:
 
 @contextmanager
 def handled(handler: signal._HANDLER) -> Iterator[None]:
-    """`handler` for all of them, and then what was there before."""
+    """Set `handler` for all of them, and then what was there before."""
     before = {number: signal.signal(number, handler) for number in ENDING}
     try:
         yield
@@ -60,7 +60,7 @@ def handled(handler: signal._HANDLER) -> Iterator[None]:
 
 
 def _quietly(hook: Any) -> Any:
-    """A finalizer that an interrupt went through is no news."""
+    """Finish without a word: a finalizer that an interrupt went through is no news."""
 
     def tell(lost: Any) -> None:
         if lost.exc_type is not KeyboardInterrupt:

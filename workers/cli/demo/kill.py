@@ -10,11 +10,13 @@ from workers.cli.demo.scene import WORKERS, Scene
 from workers.store.shards import LEASED, list_shards
 
 TRIES = 3
-"""A shard may end between the look and the signal: then the next one is waited for."""
+"""A shard may end between the poll and the signal: then the next one is waited for."""
 
 
 class Killer:
-    """Looks for its moment at every look; `kills` says how often it struck, `held` whether a lease was in hand."""
+    """Checks at every poll whether its moment has come; `kills` says how often it struck, `held` whether a lease was in
+    hand.
+    """
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -24,11 +26,11 @@ class Killer:
 
     @property
     def is_armed(self) -> bool:
-        """Whether it still waits for its moment."""
+        """Return True if it still waits for its moment."""
         return not self.held and self.kills < TRIES and self._victim is None
 
     def look(self, repacks: list[int]) -> None:
-        """Strike as soon as a worker holds a shard of the renewal; later, tell when it is up again."""
+        """Strike as soon as a worker holds a shard of the renewal; later, print when it is up again."""
         if self._victim is not None:
             self._tell_return()
         if not self.is_armed:
@@ -62,7 +64,7 @@ class Killer:
 
 
 def _worker_of(scene: Scene, owner: str) -> str | None:
-    """The worker whose pool child this owner (host:pid:…) is: it leads the child's process group."""
+    """Find the worker whose pool child this owner (host:pid:…) is: it leads the child's process group."""
     try:
         group = os.getpgid(int(owner.split(":")[1]))
     except ProcessLookupError:

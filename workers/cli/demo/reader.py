@@ -35,7 +35,7 @@ ROOT_EVERY = 40
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
+class ReaderCounts:
     """What a reader did so far."""
 
     unwrapped: int = 0
@@ -48,7 +48,7 @@ class Reader:
     """Unwraps keys that it knows, and creates others, which it knows from then on."""
 
     def __init__(self, keyring: Keyring, known: dict[str, dict[str, list[str]]], report: Path) -> None:
-        self.counts = Counts()
+        self.counts = ReaderCounts()
         self._keyring, self._report = keyring, report
         self._parents = {name: [UUID(key) for key in keys["parents"]] for name, keys in known.items()}
         self._keys = {name: [UUID(key) for key in keys["keys"]] for name, keys in known.items()}
@@ -57,7 +57,7 @@ class Reader:
         self._chance = random.Random()  # noqa: S311 - chooses what to read next, nothing secret
 
     def run(self, stop: threading.Event) -> None:
-        """One key after the other until told to stop."""
+        """Read one key after the other until told to stop."""
         self.report()
         for key in [key for keys in self._keys.values() for key in keys]:
             if not stop.is_set():
@@ -73,7 +73,7 @@ class Reader:
         self.report()
 
     def report(self) -> None:
-        """Write the counts; whoever reads the file sees all of them or the last ones."""
+        """Write the counts; a reader of the file sees all of them or the last ones."""
         part = self._report.with_suffix(".part")
         part.write_text(json.dumps(asdict(self.counts)))
         os.replace(part, self._report)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from workers.store.database import Database
 
 _SCHEMA = (
-    "CREATE TABLE demo_witness (key INTEGER NOT NULL, version INTEGER NOT NULL)",
-    """CREATE TRIGGER demo_witness AFTER UPDATE OF parent_version ON data_keys
-       BEGIN INSERT INTO demo_witness VALUES (new.id, new.parent_version); END""",
+    "CREATE TABLE demo_rewraps (key INTEGER NOT NULL, version INTEGER NOT NULL)",
+    """CREATE TRIGGER demo_rewraps AFTER UPDATE OF parent_version ON data_keys
+       BEGIN INSERT INTO demo_rewraps VALUES (new.id, new.parent_version); END""",
 )
 
-# A repack gives each wrapping key one version: a data key that hung itself twice from the same one was rewrapped twice.
-_TWICE = "SELECT count(*) FROM (SELECT 1 FROM demo_witness GROUP BY key, version HAVING count(*) > 1)"
-_CHILDREN = "SELECT count(*) FROM demo_witness JOIN data_keys ON data_keys.id = key WHERE parent IS NOT NULL"
+# A repack gives each wrapping key one version: a data key that moved twice under the same one was rewrapped twice.
+_TWICE = "SELECT count(*) FROM (SELECT 1 FROM demo_rewraps GROUP BY key, version HAVING count(*) > 1)"
+_CHILDREN = "SELECT count(*) FROM demo_rewraps JOIN data_keys ON data_keys.id = key WHERE parent IS NOT NULL"
 
 
-def call_witness(database: Database) -> None:
-    """From here on every rewrap of a data key is written down."""
+def count_rewraps(database: Database) -> None:
+    """Write down every rewrap of a data key from here on."""
     with database.write() as connection:
         for statement in _SCHEMA:
             connection.exec_driver_sql(statement)
 
 
 def rewrapped_twice(database: Database) -> int:
-    """Data keys that a repack rewrapped more than once."""
+    """Count the data keys that a repack rewrapped more than once."""
     with database.read() as connection:
         return int(connection.exec_driver_sql(_TWICE).scalar_one())
 

@@ -1,4 +1,4 @@
-"""Where the demo plays: a folder, the parts that run in it, and the services it looks through."""
+"""Sets the demo up: a folder, the parts that run in it, and the services it reads through."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Scene:
 
     @property
     def simulator(self) -> SimulatorClient:
-        """The KMS, as the customer would use it."""
+        """Return the KMS, as the customer would use it."""
         assert self.servers.simulator is not None
         return self.servers.simulator
 
@@ -102,7 +102,7 @@ def scene(console: Console, data_dir: Path | None, *, keep: bool) -> Iterator[Sc
 
 @contextmanager
 def _own_environment() -> Iterator[None]:
-    """This process's variables are the demo's alone, and the user's again afterwards: children inherit them."""
+    """Keep this process's variables the demo's alone, and restore the user's afterwards: children inherit them."""
     before: Mapping[str, str] = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(NOT_OURS)]:
         del os.environ[name]
@@ -115,7 +115,7 @@ def _own_environment() -> Iterator[None]:
 
 @contextmanager
 def _folder(data_dir: Path | None, *, keep: bool) -> Iterator[Path]:
-    """A folder of the demo's own, removed afterwards unless it is to be kept. Raises NotConfigured."""
+    """Make a folder of the demo's own, removed afterwards unless it is to be kept. Raises NotConfigured."""
     if data_dir is None:
         folder = Path(tempfile.mkdtemp(prefix="keyrepack-demo-"))
     else:

@@ -15,8 +15,8 @@ from schemas.keys import MainKeyUri
 from schemas.states import Mode
 from workers.cli.demo.follow import Follower
 from workers.cli.demo.kill import Killer
-from workers.cli.demo.reader import Counts
-from workers.cli.demo.rewrap_counter import call_witness
+from workers.cli.demo.reader import ReaderCounts
+from workers.cli.demo.rewrap_counter import count_rewraps
 from workers.cli.demo.scene import WORKERS, DemoFailed, Scene
 from workers.cli.output import amount, indented, table
 from workers.cli.progress_counter import counted
@@ -82,12 +82,12 @@ def _create(scene: Scene, data_keys: int) -> tuple[Told, dict[str, Seeded]]:
     rows = [(name, CONNECTIONS, HOURLY, amount(one.data_keys - CONNECTIONS)) for name, one in seeded.items()]
     columns = ["environment", "connection keys ", "hourly keys ", "job data keys "]
     scene.console.print(indented(table(columns, rows), 3))
-    call_witness(scene.services.database)
+    count_rewraps(scene.services.database)
     return told, seeded
 
 
 def _sizes(data_keys: int) -> list[int]:
-    """Data keys of each environment; the first one takes what does not divide."""
+    """Split data keys over the environments; the first one takes what does not divide."""
     sizes = [data_keys * tenths // 10 for *_, tenths in SHARES]
     sizes[0] += data_keys - sum(sizes)
     return sizes
@@ -137,10 +137,10 @@ def _start_reader(scene: Scene, seeded: dict[str, Seeded]) -> Path:
 
 
 def _require_reader(scene: Scene, report: Path) -> dict[str, Any]:
-    """Its counts so far. Raises DemoFailed if it has died."""
+    """Return the reader's counts so far. Raises DemoFailed if it has died."""
     if scene.supervisor.pid(READER) is None:
         raise DemoFailed("The process that reads keys has died.", scene.supervisor.tail(READER, 3))
-    counts: dict[str, Any] = json.loads(report.read_text()) if report.exists() else asdict(Counts())
+    counts: dict[str, Any] = json.loads(report.read_text()) if report.exists() else asdict(ReaderCounts())
     return counts
 
 

@@ -52,7 +52,7 @@ class StillDoing(KeyrepackError):
 
 
 def answer(error: KeyrepackError) -> JSONResponse:
-    """What went wrong, with its status."""
+    """Answer with what went wrong, and its status."""
     status = 409 if isinstance(error, StillDoing) else status_of(error)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if isinstance(error, TooManyAttempts):
@@ -61,7 +61,7 @@ def answer(error: KeyrepackError) -> JSONResponse:
 
 
 def view_of(site: Site, view: View) -> Callable[[Request], Any]:
-    """The endpoint of a view's document."""
+    """Make the endpoint of a view's document."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -76,7 +76,7 @@ def view_of(site: Site, view: View) -> Callable[[Request], Any]:
 
 
 def act_of(site: Site, act: Act) -> Callable[[Request], Any]:
-    """The endpoint of an act."""
+    """Make the endpoint of an act."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -100,7 +100,7 @@ def act_of(site: Site, act: Act) -> Callable[[Request], Any]:
 
 
 def events_of(site: Site) -> Callable[[Request], Any]:
-    """The endpoint of events. Whoever signs needs no session."""
+    """Make the endpoint of events. A sender who signs needs no session."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -119,14 +119,9 @@ def events_of(site: Site) -> Callable[[Request], Any]:
 
 def _take_event(site: Site, request: Request, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """Keys are a source's own: who cannot sign learns nothing of another's answers."""
-    arrival = post_events.judge(site, body, headers)
-    return once(
-        site,
-        f"events {arrival.event.source}",
-        request,
-        arrival.message,
-        lambda: post_events.take(site, arrival, headers),
-    )
+    incoming = post_events.judge(site, body, headers)
+    scope = f"events {incoming.event.source}"
+    return once(site, scope, request, incoming.body, lambda: post_events.take(site, incoming, headers))
 
 
 def once(site: Site, scope: str, request: Request, body: bytes, work: Work) -> tuple[int, dict[str, Any]]:

@@ -8,10 +8,11 @@ from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from schemas.events import CONTENT_TYPE, Event
 from schemas.signatures import HEADERS
-from workers.dashboard.routes import API, Act, Nothing, View
+from workers.dashboard.routes import API, Act, NoQuery, View
 from workers.dashboard.table import ACTS, VIEWS
 
 _NAMES = re.compile(r"\{(\w+)\}")
@@ -28,6 +29,8 @@ REFUSED = {
     422: "Understood, and wrong.", 429: "Too many tries.", 503: "Something it needs is away; try again.",
 }  # fmt: skip
 
+REF = "#/components/schemas/{model}"
+
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -43,7 +46,7 @@ ERROR = {
 
 @cache
 def document() -> dict[str, Any]:
-    """The whole of it."""
+    """Build the whole document."""
     paths: dict[str, dict[str, Any]] = {}
     for view in VIEWS:
         paths.setdefault(API + view.path, {})["get"] = _view(view)
@@ -59,7 +62,7 @@ def document() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {"Error": ERROR},
+            "schemas": {"Error": ERROR} | _schemas(),
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "`keyrepack user add NAME --token`."},
                 "session": {"type": "apiKey", "in": "cookie", "name": "keyrepack"},
@@ -87,9 +90,9 @@ def _act(act: Act) -> dict[str, Any]:
         "parameters": [*_path_parameters(act.path), IDEMPOTENCY_KEY],
         "responses": _responses("What came of it.", {200}),
     }
-    if act.form is not Nothing:
+    if act.form is not NoQuery:
         operation["requestBody"] = {
-            "required": True, "content": {"application/json": {"schema": _schema(act.form)}},
+            "required": True, "content": {"application/json": {"schema": _ref(act.form)}},
         }  # fmt: skip
     return operation
 
@@ -103,7 +106,7 @@ def _events() -> dict[str, Any]:
         "(`ce-` headers, the body is `data`) the signature is over the event as canonical JSON.",
         "security": [],
         "parameters": [IDEMPOTENCY_KEY, *(_header(name) for name in HEADERS)],
-        "requestBody": {"required": True, "content": {CONTENT_TYPE: {"schema": _schema(Event)}}},
+        "requestBody": {"required": True, "content": {CONTENT_TYPE: {"schema": _ref(Event)}}},
         "responses": _responses("It is in the inbox.", {200, 202}),
     }
 
@@ -126,7 +129,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    schema = _schema(model)
+    schema = _schemas()[model.__name__]
     return [
         {
             "name": name,
@@ -140,25 +143,24 @@ def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A query can be left out, not null."""
+    """Remove null from a query's types: a parameter can be left out, not null."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     rest = {name: value for name, value in schema.items() if name not in ("anyOf", "description", "title", "default")}
     return rest | kinds[0] if kinds else rest
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """In one piece: what it refers to is put in its place."""
-    schema = model.model_json_schema()
-    named = schema.pop("$defs", {})
-    return _resolved(schema, named)  # type: ignore[no-any-return]
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}
 
 
-def _resolved(value: Any, named: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        if "$ref" in value:
-            return _resolved(named[value["$ref"].rpartition("/")[2]], named)
-        return {name: _resolved(each, named) for name, each in value.items()}
-    return [_resolved(each, named) for each in value] if isinstance(value, list) else value
+@cache
+def _schemas() -> dict[str, Any]:
+    """Return the schemas of every form and query, and of what they refer to, by name."""
+    models = {Event, *(act.form for act in ACTS), *(view.query for view in VIEWS)}
+    wanted = [(model, "validation") for model in sorted(models, key=lambda model: str(model))]
+    _, found = models_json_schema(wanted, ref_template=REF)  # type: ignore[arg-type]
+    named: dict[str, Any] = found["$defs"]
+    return named
 
 
 def _responses(text: str, good: set[int]) -> dict[str, Any]:

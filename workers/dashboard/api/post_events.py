@@ -2,14 +2,13 @@
 
 Structured mode: the body is the event, and the signature is over its bytes. Binary mode: attributes are headers
 (`ce-id`, `ce-source`, `ce-type` …), the body is `data`; the signature is over the event they make together, as
-canonical JSON (members sorted, no blanks): over the body alone it would leave type and source to whoever carries it.
+canonical JSON (members sorted, no blanks): over the body alone it would leave type and source to anyone who carries it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from schemas.aws_events import read_message
@@ -17,10 +16,9 @@ from schemas.errors import EventRejected
 from schemas.events import CONTENT_TYPE, MAX_EVENT_BYTES, Event, read_json
 from workers.dashboard.refusals import WrongKind
 from workers.dashboard.site import Site
-from workers.events.receiving import receive_event
-from workers.events.sources import Sender
+from workers.events.receiving import Incoming, keep_rejected, read_incoming, receive
 from workers.runtime.logs import log
-from workers.store import inbox
+from workers.store.inbox import RECEIVED
 
 PREFIX = "ce-"
 STRUCTURED = frozenset({CONTENT_TYPE, "application/json"})
@@ -28,7 +26,7 @@ ATTRIBUTES = ("specversion", "id", "source", "type", "time", "subject")
 
 
 def event_bytes(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """The event in structured mode, whichever mode it came in. Raises WrongKind, EventRejected."""
+    """Return the event in structured mode, whichever mode it came in. Raises WrongKind, EventRejected."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if f"{PREFIX}specversion" not in headers:
         if kind not in STRUCTURED:
@@ -43,17 +41,8 @@ def event_bytes(body: bytes, headers: Mapping[str, str]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """An event whose signature holds."""
-
-    event: Event
-    message: bytes  # structured mode
-    sender: Sender
-
-
-def judge(site: Site, body: bytes, headers: Mapping[str, str]) -> Arrival:
-    """Who says what. Raises EventRejected, WrongKind, NotConfigured.
+def judge(site: Site, body: bytes, headers: Mapping[str, str]) -> Incoming:
+    """Verify who says what. Raises EventRejected, WrongKind, NotConfigured.
 
     What strangers send is answered and not kept: they would fill the table of dead letters.
     """
@@ -61,27 +50,31 @@ def judge(site: Site, body: bytes, headers: Mapping[str, str]) -> Arrival:
     try:
         message = event_bytes(body, headers)
         event = read_message(message)
-        sender = site.sources.verify(event, message, headers)
-        if sender.signed_at is None:  # a trusted source is one that reaches the broker; everybody may reach a port
+        incoming = read_incoming(event, message, headers, site.sources)
+        if (
+            incoming.sender.signed_at is None
+        ):  # a trusted source is one that reaches the broker; anyone may reach a port
             raise EventRejected("unsigned", "Over HTTP every event is signed.", "Sign it with a key of its source.")
     except EventRejected as error:
         log.warning("event.rejected", code=error.code, event_id=event.id if event else None, over="http")
         raise
-    return Arrival(event=event, message=message, sender=sender)
+    return incoming
 
 
-def take(site: Site, arrival: Arrival, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
-    """Take an event: (HTTP status, what is answered). Raises EventRejected, which is kept; DatabaseAway."""
-    database, event = site.services.database, arrival.event
-    tolerance = site.services.settings.event_tolerance_seconds
+def take(site: Site, incoming: Incoming, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+    """Take an event: return (HTTP status, what is answered). Raises EventRejected, which is kept; DatabaseAway."""
+    event = incoming.event
     try:
-        received = receive_event(database, event, arrival.message, arrival.sender, tolerance=tolerance)
+        received = receive(site.services, incoming)
     except EventRejected as error:
-        log.warning("event.rejected", code=error.code, event_id=event.id, over="http")
-        with database.write() as connection:
-            inbox.reject(connection, arrival.message, error, event, headers)
+        keep_rejected(site.services, incoming.body, error, event, headers)
         raise
-    is_new = received.state == "received"
-    if is_new:
+    waits = received.state == RECEIVED
+    if waits:
         site.services.wake.event(received.id)
-    return 202 if is_new else 200, {"id": event.id, "source": event.source, "type": event.type, "state": received.state}
+    return 202 if waits or received.is_new else 200, {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "state": received.state,
+    }

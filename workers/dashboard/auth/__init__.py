@@ -1,1 +1,1 @@
-"""Who may use the dashboard: users, passwords, sessions, the provider."""
+"""Signing in to the dashboard: users, passwords, sessions, the provider."""

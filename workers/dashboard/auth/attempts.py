@@ -1,4 +1,4 @@
-"""Limits how often somebody may try to sign in: by name and by address, and how many tries run at once."""
+"""Limits how often a person may try to sign in: by name and by address, and how many tries run at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 WINDOW_SECONDS = 900.0
 BY_PAIR, BY_NAME, BY_ADDRESS = 5, 50, 30
 """Failures in a window: of one name from one address, of one name from anywhere (more: a stranger must not shut
-somebody out with five tries), and from one address under whatever name (an office shares one)."""
+a person out with five tries), and from one address under whatever name (an office shares one)."""
 
 MOST = 50_000
 """Names and addresses remembered at most; the oldest is forgotten first."""
@@ -30,7 +30,7 @@ class Attempts:
             return max(self._wait(key, most) for key, most in _keys(name, address))
 
     def failed(self, name: str, address: str) -> None:
-        """A wrong password; or one that is about to be tried, until it `succeeded`."""
+        """Count a wrong password; or one that is about to be tried, until it `succeeded`."""
         with self._lock:
             for key, most in _keys(name, address):
                 failures = self._failures.pop(key, deque(maxlen=most))
@@ -40,7 +40,7 @@ class Attempts:
                 self._failures.pop(next(iter(self._failures)))
 
     def succeeded(self, name: str, address: str) -> None:
-        """The right one: this try was no failure. What came before it is forgiven to the name at this address alone."""
+        """Forgive a try: the password was right. Earlier tries are forgiven to the name at this address alone."""
         with self._lock:
             pair, *others = (key for key, _ in _keys(name, address))
             self._failures.pop(pair, None)

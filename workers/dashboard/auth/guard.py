@@ -1,4 +1,4 @@
-"""Who is at the door, and whether this request is really theirs: sessions, tokens, roles, forged requests."""
+"""Authenticates a request and checks that its sender meant it: sessions, tokens, roles, forged requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from workers.dashboard.refusals import ForgedRequest, MustChoose, NotAllowed, Si
 from workers.dashboard.site import Site, Visitor
 from workers.errors import NotConfigured
 
-SAFE = frozenset({"GET", "HEAD"})
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 SCHEME = "bearer "
 
@@ -22,7 +21,7 @@ def cookie_name(*, is_secure: bool) -> str:
 
 
 def visitor_of(site: Site, request: Request, *, touch: bool = True) -> Visitor | None:
-    """Who asks; None: nobody we know. A role is what the users file says now, not when somebody signed in."""
+    """Return who asks; None for a stranger. A role is what the users file says now, not at sign-in."""
     authorization = request.headers.get("authorization", "")
     if authorization.lower().startswith(SCHEME):
         return _program(site, authorization[len(SCHEME) :].strip())
@@ -44,7 +43,7 @@ def _program(site: Site, token: str) -> Visitor | None:
 
 
 def admit(site: Site, request: Request, needed: Role, *, touch: bool = True, by_one_time: bool = False) -> Visitor:
-    """Raise SignInNeeded, MustChoose or NotAllowed where whoever asks may not."""
+    """Raise SignInNeeded, MustChoose or NotAllowed if the visitor may not."""
     visitor = visitor_of(site, request, touch=touch)
     if visitor is None:
         raise SignInNeeded
@@ -75,7 +74,7 @@ def require_token(request: Request, visitor: Visitor, field: str | None) -> None
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, or TooLarge as soon as it is."""
+    """Read the body. Raises TooLarge as soon as it is too large."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(limit)

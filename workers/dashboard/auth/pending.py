@@ -1,4 +1,4 @@
-"""What has to be remembered of somebody who was sent away to the provider, until they come back; once."""
+"""Remembers a browser that was sent to the provider until it comes back; once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Pending:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep(self, value: dict[str, Any]) -> str:
-        """What the browser gets, to be known by."""
+        """Keep a value for a browser; return what the browser gets, to be known by."""
         identifier = secrets.token_urlsafe(32)
         with self._lock:
             while len(self._kept) >= MOST:
@@ -31,7 +31,7 @@ class Pending:
         return identifier
 
     def take(self, identifier: str) -> dict[str, Any]:
-        """What was kept under it; nothing where it is too old, or was taken before."""
+        """Take what was kept under it; nothing if it is too old, or was taken before."""
         with self._lock:
             at, value = self._kept.pop(identifier, (0.0, {}))
         return value if self.clock() - at <= SECONDS else {}

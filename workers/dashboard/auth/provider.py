@@ -46,7 +46,7 @@ class Provider:
     def __init__(
         self, *, issuer: str, client_id: str, secret: str | None, role_claim: str, redirect: str | None
     ) -> None:
-        self._issuer, self._role_claim, self._redirect = issuer, role_claim, redirect
+        self._role_claim, self._redirect = role_claim, redirect
         self._oauth = OAuth()
         self._oauth.register(
             NAME,
@@ -58,7 +58,7 @@ class Provider:
 
     @classmethod
     def of(cls, settings: Settings) -> Provider:
-        """The one that these settings name. Raises NotConfigured."""
+        """Make the provider that these settings name. Raises NotConfigured."""
         if settings.oidc_issuer is None or settings.oidc_client_id is None:
             raise NotConfigured(
                 "Nobody can sign in through the provider.",
@@ -78,7 +78,7 @@ class Provider:
         )
 
     async def send_away(self, request: Request, path: str) -> Response:
-        """To the provider; what has to be remembered goes into `request.session`. Raises ProviderAway."""
+        """Redirect to the provider; what has to be remembered goes into `request.session`. Raises ProviderAway."""
         base = self._redirect or f"{request.url.scheme}://{request.url.netloc}"
         try:
             found: Response = await self._client().authorize_redirect(request, f"{base}{path}")
@@ -87,7 +87,7 @@ class Provider:
         return found
 
     async def who_came_back(self, request: Request) -> tuple[str, Role]:
-        """(name, role) of somebody the provider sends back. Raises NotSignedIn, ProviderAway."""
+        """Return (name, role) of the user whom the provider sends back. Raises NotSignedIn, ProviderAway."""
         try:
             token = await self._client().authorize_access_token(request)
         except OAuthError as error:
@@ -109,14 +109,14 @@ class Provider:
 
 
 def role_of(claim: object) -> Role | None:
-    """The strongest role among those that a claim names; None: none of ours."""
+    """Return the strongest role among those that a claim names; None: none of ours."""
     named = claim if isinstance(claim, list) else [claim]
     found = [role for role in Role if role.value in named]
     return found[-1] if found else None
 
 
 def _away(error: Exception) -> KeyrepackError:
-    """A library's own error: its type says enough, its text may hold a token (R10)."""
+    """Translate a library's own error: its type says enough, its text may hold a token (R10)."""
     log.warning("provider.failed", error=type(error).__name__)
     kind = type(error)
     if kind.__module__.startswith("joserfc") or "claim" in kind.__name__.lower():

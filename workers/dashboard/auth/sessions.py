@@ -1,6 +1,6 @@
 """Sessions, kept on the server: a browser holds 32 random bytes and nothing else, and we hold their hash.
 
-They live in this process: a restart signs everybody out, and a dashboard is one process (see the ADR).
+They live in this process: a restart signs all users out, and a dashboard is one process (see the ADR).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from workers.dashboard.auth.users import Role
 
 ID_BYTES = 32
 MOST = 10_000
-"""Sessions kept at most; the one that was idle longest makes room."""
+"""Sessions kept at most; the one that was idle longest is dropped."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """Somebody who is signed in. `role` None: as the users file says at each request."""
+    """A user who is signed in. `role` None: as the users file says at each request."""
 
     user: str
     role: Role | None
@@ -33,7 +33,7 @@ class Session:
     flash: str = ""  # said on the next page, once
 
     def is_token(self, token: str) -> bool:
-        """Whether a form or a header came from a page of this session."""
+        """Return True if a form or a header came from a page of this session."""
         return hmac.compare_digest(token.encode(), self.csrf.encode())
 
 
@@ -46,7 +46,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def begin(self, user: str, *, role: Role | None = None, must_choose: bool = False) -> tuple[str, Session]:
-        """A new session, under an id that nobody has seen before; (what the browser gets, the session)."""
+        """Begin a session under an id that was never seen before; return (what the browser gets, the session)."""
         identifier, now = secrets.token_urlsafe(ID_BYTES), self._clock()
         session = Session(
             user=user,
@@ -65,7 +65,7 @@ class Sessions:
         return identifier, session
 
     def find(self, identifier: str, *, touch: bool = True) -> Session | None:
-        """The session of what a browser sent. `touch`: it was used, and lives on."""
+        """Find the session of what a browser sent. `touch`: it was used, and lives on."""
         with self._lock:
             session = self._by_key.get(_key(identifier))
             if session is None or self._has_ended(session, self._clock()):
@@ -75,7 +75,7 @@ class Sessions:
             return session
 
     def lives(self, session: Session) -> bool:
-        """Whether it has not ended meanwhile."""
+        """Return True if the session has not ended meanwhile."""
         with self._lock:
             return session.key in self._by_key and not self._has_ended(session, self._clock())
 

@@ -32,7 +32,7 @@ PENDING_SECONDS = 600
 
 
 def read_form(body: bytes) -> dict[str, str]:
-    """A form's fields; of one that is there twice, the last. Raises Malformed."""
+    """Read a form's fields; of one that is there twice, the last. Raises Malformed."""
     try:
         fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=50, strict_parsing=bool(body))
     except ValueError as error:
@@ -41,20 +41,20 @@ def read_form(body: bytes) -> dict[str, str]:
 
 
 def own_path(text: str | None) -> str:
-    """Where to go after signing in: a path of ours, or the first page."""
+    """Return where to go after signing in: a path of ours, or the first page."""
     if not text or not text.startswith("/") or text.startswith(("//", "/\\")) or urlsplit(text).netloc:
         return HOME
     return text if "\n" not in text and "\r" not in text else HOME
 
 
 class SigningIn:
-    """The pages of the door."""
+    """The pages to sign in and out."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
 
     async def form(self, request: Request) -> Response:
-        """The page to sign in."""
+        """Show the page to sign in."""
         return self._page(request, own_path(request.query_params.get("next")))
 
     async def sign_in(self, request: Request) -> Response:
@@ -72,7 +72,7 @@ class SigningIn:
         return self._welcome(identifier, "/account" if user.one_time else onward)
 
     async def sign_out(self, request: Request) -> Response:
-        """The session ends here, and with it what the browser holds."""
+        """End the session, and with it what the browser holds."""
         require_own_page(request)
         visitor = admit(self._site, request, Role.VIEWER, by_one_time=True)
         require_token(request, visitor, read_form(await read_body(request, MAX_FORM_BYTES)).get(CSRF_FIELD))
@@ -83,7 +83,7 @@ class SigningIn:
         return response
 
     async def account(self, request: Request) -> Response:
-        """Who is signed in, and the form for another password."""
+        """Show who is signed in, and the form for another password."""
         return self._account(admit(self._site, request, Role.VIEWER, by_one_time=True))
 
     async def choose_password(self, request: Request) -> Response:
@@ -137,7 +137,7 @@ class SigningIn:
         return response
 
     async def _check(self, request: Request, name: str, password: str) -> User:
-        """The user of a name and password. Raises TooManyAttempts, WrongPassword, NotConfigured."""
+        """Find the user of a name and password. Raises TooManyAttempts, WrongPassword, NotConfigured."""
         site, address = self._site, request.client.host if request.client else ""
         if wait := site.attempts.wait(name, address):
             raise TooManyAttempts(wait)
@@ -150,7 +150,7 @@ class SigningIn:
         return user
 
     def _by_password(self, name: str, password: str) -> User | None:
-        with self._site.checking:  # each try takes 32 MiB: a crowd at the door waits in line
+        with self._site.checking:  # each try takes 32 MiB: many at once wait in line
             return self._site.users.by_password(name, password)
 
     def _page(self, request: Request, onward: str, *, error: KeyrepackError | None = None, name: str = "") -> Response:
@@ -186,7 +186,7 @@ class SigningIn:
         )
 
     def _form_token(self, nonce: str) -> str:
-        """What a form of ours carries: nobody else can make it for the cookie that was set with it."""
+        """Make what a form of ours carries: no other site can make it for the cookie that was set with it."""
         return hmac.new(self._site.form_key, nonce.encode(), hashlib.sha256).hexdigest()
 
     def _require_form(self, request: Request, token: str) -> None:
@@ -195,7 +195,7 @@ class SigningIn:
             raise ForgedRequest("The form is not one that this browser was given.")
 
     def _record(self, name: str, how: str) -> None:
-        """Who came in, in the audit. Where the database is away nobody can see anything anyway."""
+        """Record in the audit who signed in. If the database is away nothing can be shown anyway."""
         with contextlib.suppress(DatabaseAway), self._site.services.database.write() as connection:
             append_record(connection, action="user.signed_in", actor=f"dashboard:{name}", facts={"how": how})
 

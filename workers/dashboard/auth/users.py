@@ -1,4 +1,4 @@
-"""Who may sign in, and as what: the users file, followed as it changes, readable by its owner alone.
+"""Users of the dashboard and their roles: the users file, followed as it changes, readable by its owner alone.
 
     {"users": [{"name": "ada", "role": "security", "password": "scrypt$…"},
                {"name": "console", "role": "operator", "token": "sha256:…"}]}
@@ -23,11 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from schemas.events import first_error
 from workers.dashboard.auth.passwords import (
+    dummy_hash,
     hash_password,
     hash_token,
+    is_outdated,
     is_password,
     make_token,
-    nobodys,
     one_time_password,
 )
 from workers.errors import AlreadyThere, NotConfigured, NotFound
@@ -44,25 +45,25 @@ Name = Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
 
 
 def is_name(text: str) -> bool:
-    """Whether somebody may be called that."""
+    """Return True if a user may have that name."""
     return _NAME.fullmatch(text) is not None
 
 
 class Role(StrEnum):
-    """What somebody may do. Each may do what the one before it may."""
+    """What a user may do. Each role may do what the one before it may."""
 
     VIEWER = "viewer"  # see everything
     OPERATOR = "operator"  # pause, resume, stop, retry, replace, lock, replay, discard
     SECURITY = "security"  # abort, unlock, replace within the interval
 
     def may(self, needed: Role) -> bool:
-        """Whether this role is enough where `needed` is asked for."""
+        """Return True if this role is enough where `needed` is asked for."""
         order = list(Role)
         return order.index(self) >= order.index(needed)
 
 
 class User(BaseModel):
-    """Somebody with a password, or a program with a token."""
+    """A user with a password, or a program with a token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Name
@@ -100,7 +101,7 @@ class Users:
         self._lock = threading.Lock()
 
     def table(self) -> Mapping[str, User]:
-        """The users by name, as the file says now. Raises NotConfigured where it cannot be read: nobody gets in."""
+        """Return the users by name, as the file says now. Raises NotConfigured if it cannot be read: closed."""
         with self._lock:
             now = stamp(self._path, closed=CLOSED, remedy=REMEDY)
             if now != self._stamp:
@@ -109,28 +110,41 @@ class Users:
             return self._table
 
     def find(self, name: str) -> User | None:
-        """A user by name."""
+        """Find a user by name."""
         return self.table().get(name)
 
     def by_password(self, name: str, password: str) -> User | None:
-        """The user with this password; as long for a name that nobody has."""
+        """Find the user with this password; it takes as long for a name that does not exist."""
         user = self.find(name)
-        kept = user.password if user is not None and user.password is not None else nobodys()
-        return user if is_password(password, kept) and kept is not nobodys() else None
+        if user is None or user.password is None:
+            is_password(password, dummy_hash())
+            return None
+        if not is_password(password, user.password):
+            return None
+        if is_outdated(user.password):
+            self._renew_hash(user, password)
+        return user
+
+    def _renew_hash(self, user: User, password: str) -> None:
+        """Hash a password anew that matched the hash of an earlier release; a file that cannot be written stays."""
+        try:
+            self._set_password(user.name, password, one_time=user.one_time)
+        except OSError as error:
+            log.warning("users.hash_not_renewed", error=type(error).__name__)
 
     def by_token(self, token: str) -> User | None:
-        """The program with this token."""
+        """Find the program with this token."""
         kept = hash_token(token)
         return next((user for user in self.table().values() if user.token == kept), None)
 
     def add_with_password(self, name: str, role: Role) -> str:
-        """A new user; the one-time password. Raises AlreadyThere."""
+        """Add a user; return the one-time password. Raises AlreadyThere."""
         password = one_time_password()
         self._add(User(name=name, role=role, password=hash_password(password), one_time=True))
         return password
 
     def add_with_token(self, name: str, role: Role) -> str:
-        """A new program; its token. Raises AlreadyThere."""
+        """Add a program; return its token. Raises AlreadyThere."""
         token = make_token()
         self._add(User(name=name, role=role, token=hash_token(token)))
         return token
@@ -142,7 +156,7 @@ class Users:
         return password
 
     def choose_password(self, name: str, password: str) -> None:
-        """The password that a user chose. Raises NotFound."""
+        """Set the password that a user chose. Raises NotFound."""
         self._set_password(name, password, one_time=False)
 
     def remove(self, name: str) -> None:
@@ -166,7 +180,7 @@ class Users:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, User]]:
-        """The users, to be changed; written at the end, one process after the other."""
+        """Open the users to be changed; written at the end, one process after the other."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor) as lock:
@@ -177,7 +191,7 @@ class Users:
 
 
 def read_users(path: Path) -> dict[str, User]:
-    """The users in a file, by name. Raises NotConfigured; what is in the file never shows (R10)."""
+    """Read the users in a file, by name. Raises NotConfigured; what is in the file never shows (R10)."""
     content = read_private(path, max_bytes=MAX_FILE_BYTES, closed=CLOSED, remedy=REMEDY)
     try:
         found = _File.model_validate(json.loads(content))

@@ -1,1 +1,1 @@
-"""What open pages are told as it changes."""
+"""Live updates of open pages."""

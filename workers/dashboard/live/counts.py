@@ -11,7 +11,7 @@ from workers.store.types import read_clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class KeyCounts:
     """Keys of one environment, counted: it takes long where there are many."""
 
     keys: dict[str, dict[int, int]]
@@ -19,10 +19,10 @@ class Counts:
     counted_at: float
 
 
-def count(services: Services, environment: int) -> Counts:
+def count(services: Services, environment: int) -> KeyCounts:
     """Count an environment's keys."""
     with services.database.read() as connection:
-        return Counts(
+        return KeyCounts(
             keys=count_keys(connection, environment),
             versions=count_versions(connection, environment),
             counted_at=read_clock(connection),

@@ -1,6 +1,6 @@
-"""One reader for all browsers: while somebody watches a page, what it shows is read once a turn, and changes are sent.
+"""One reader for all browsers: while a page is open, what it shows is read once per cycle, and changes are sent.
 
-A watcher is a browser's open stream. Ten browsers on one page cost one read; nobody watching costs none.
+A client is a browser's open stream. Ten browsers on one page cost one read; none cost none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workers.runtime.logs import log
 Regions = Mapping[str, str]
 
 SHARE = 0.2
-"""Of the time, at most this much is spent reading: where a read is slow, turns are further apart."""
+"""Of the time, at most this much is spent reading: where a read is slow, cycles are further apart."""
 
 HEARTBEAT_SECONDS = 15.0
 """A line that says nothing: proxies cut silent streams, and a browser that left is noticed."""
@@ -30,7 +30,7 @@ MOST, MOST_OF_ONE = 500, 12
 
 
 @dataclass(slots=True, eq=False)
-class Watcher:
+class StreamClient:
     """An open stream. What changes before it is sent is sent once."""
 
     session: str
@@ -39,7 +39,7 @@ class Watcher:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, regions: Regions) -> None:
-        """These changed."""
+        """Say which regions changed."""
         if regions:
             self.pending.update(regions)
             self.ready.set()
@@ -48,7 +48,7 @@ class Watcher:
 @dataclass(slots=True)
 class _Topic:
     read: Callable[[], Regions]
-    watchers: set[Watcher] = field(default_factory=set)
+    watchers: set[StreamClient] = field(default_factory=set)
     last: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,16 +63,16 @@ class Live:
 
     @property
     def watchers(self) -> int:
-        """How many streams are open."""
+        """Count the open streams."""
         return sum(len(topic.watchers) for topic in self._topics.values())
 
     def is_full(self, session: str) -> bool:
-        """Whether no more streams are to be opened, or no more by this session."""
+        """Return True if no more streams are to be opened, or no more by this session."""
         own = sum(one.session == session for topic in self._topics.values() for one in topic.watchers)
         return self.watchers >= MOST or own >= MOST_OF_ONE
 
-    async def follow(self, name: str, read: Callable[[], Regions], watcher: Watcher) -> AsyncIterator[str]:
-        """What a browser that watches a topic is sent, until it leaves or its session ends."""
+    async def follow(self, name: str, read: Callable[[], Regions], watcher: StreamClient) -> AsyncIterator[str]:
+        """Yield what a browser that follows a topic is sent, until it leaves or its session ends."""
         topic = self._topics.setdefault(name, _Topic(read))
         topic.watchers.add(watcher)
         watcher.tell(topic.last)
@@ -94,7 +94,7 @@ class Live:
                 del self._topics[name]
 
     async def run(self) -> None:
-        """Read what is watched, turn by turn, for ever."""
+        """Read what open pages show, cycle by cycle, for ever."""
         while True:
             if not self._topics:
                 self._watched.clear()

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from schemas.errors import KeyrepackError
 from workers.dashboard.auth.guard import admit, visitor_of
-from workers.dashboard.live.live import Watcher
+from workers.dashboard.live.live import StreamClient
 from workers.dashboard.routes import Ask, View
 from workers.dashboard.site import Site, Visitor
 from workers.dashboard.views.pages import answer_error, checked, seen_or_none
@@ -18,7 +18,7 @@ from workers.dashboard.views.rendering import render, render_regions
 from workers.errors import Transient
 
 READER = "live"
-"""Who the reader is: nobody's session, and no role's."""
+"""Who the reader is: no user's session, and no role's."""
 
 
 class TooManyStreams(Transient):
@@ -31,7 +31,7 @@ class TooManyStreams(Transient):
 
 
 def stream_of(site: Site, view: View) -> Callable[[Request], Any]:
-    """The endpoint that a view's open pages listen to."""
+    """Make the endpoint that a view's open pages listen to."""
 
     async def endpoint(request: Request) -> Response:
         visitor: Visitor | None = None
@@ -43,7 +43,7 @@ def stream_of(site: Site, view: View) -> Callable[[Request], Any]:
                 raise TooManyStreams
         except KeyrepackError as error:
             return await answer_error(site, request, visitor, error, section=view.is_in)
-        watcher = Watcher(session=session, lives=lambda: _may_still(site, request, view))
+        watcher = StreamClient(session=session, lives=lambda: _may_still(site, request, view))
         reader = Visitor(name=READER, role=view.role, session=None)
         ask = Ask(site=site, visitor=reader, path=dict(request.path_params), form=form)
         topic = f"{request.url.path}?{form!r}"
@@ -55,7 +55,7 @@ def stream_of(site: Site, view: View) -> Callable[[Request], Any]:
 
 
 def _may_still(site: Site, request: Request, view: View) -> bool:
-    """Whether whoever listens may go on to: a session that ended, or a role that was taken, ends the stream."""
+    """Return True if the browser may still listen: a session that ended, or a role that was taken, ends the stream."""
     try:
         visitor = visitor_of(site, request, touch=False)
     except KeyrepackError:
@@ -64,7 +64,7 @@ def _may_still(site: Site, request: Request, view: View) -> bool:
 
 
 def read_regions(site: Site, view: View, ask: Ask) -> dict[str, str]:
-    """What a page shows now, region by region; where it cannot be read, that."""
+    """Read what a page shows now, region by region; if it cannot be read, say so."""
     try:
         document = view.read(ask)
     except Transient as error:

@@ -1,1 +1,1 @@
-"""What pages show, and how it is drawn."""
+"""Pages: the documents they show, and how these are drawn."""

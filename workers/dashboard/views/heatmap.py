@@ -15,7 +15,7 @@ LOST = "lost"
 
 
 def heat_map(shards: Iterable[Mapping[str, Any]], *, now: float) -> list[dict[str, Any]]:
-    """A group a stage and level: {stage, level, shards, per_cell, cells: [{state, fraction, seen, owner}]}."""
+    """Group shards by stage and level: {stage, level, shards, per_cell, cells: [{state, fraction, seen, owner}]}."""
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for shard in shards:
         groups.setdefault((shard["stage"], shard["level"]), []).append(shard)
@@ -29,7 +29,7 @@ def _group(stage: str, level: int, shards: list[Mapping[str, Any]], now: float) 
 
 
 def _cell(shards: list[Mapping[str, Any]], now: float) -> dict[str, Any]:
-    """The state of the least finished one; how far all of them together are."""
+    """Merge shards into a cell: the state of the least finished one; how far all of them together are."""
     expected = sum(max(shard["expected"], shard["seen"]) for shard in shards)
     seen = sum(shard["seen"] for shard in shards)
     states = [_state(shard, now) for shard in shards]

@@ -1,4 +1,5 @@
-"""The hierarchy as a picture: a row a level, from the main key down; how much of each hangs from what is in force.
+"""The hierarchy as a picture: one row per level, from the main key down; how much of each is wrapped under what is in
+force.
 
 Plain numbers for a template to draw as SVG: no scripts, no styles.
 """
@@ -10,7 +11,7 @@ from typing import Any
 
 from schemas.keys import TopState, VersionState
 from schemas.states import Stage
-from workers.monitoring.repack_report import StageView
+from workers.monitoring.progress import StageView
 
 WIDTH, ROW, BOX, GAP = 640, 92, 56, 16
 """Of the whole picture; from row to row; a box's height; between two boxes of a row."""
@@ -86,7 +87,7 @@ def _level_row(
 
 
 def _fraction(stages: Sequence[StageView], level: int, *, roots: bool) -> float:
-    """How far the open repack is with these keys; 1 where none is at work on them."""
+    """Return how far the open repack is with these keys; 1 if none is at work on them."""
     wanted = Stage.MOVE if roots else Stage.RENEW
     found = next((stage for stage in stages if stage.stage == wanted and (roots or stage.level == level)), None)
     return round(found.fraction, 3) if found is not None else 1.0

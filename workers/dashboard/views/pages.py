@@ -16,7 +16,7 @@ from workers.dashboard.acts import NEEDS_WORKERS, require_broker
 from workers.dashboard.auth.guard import CSRF_FIELD, admit, read_body, require_own_page, require_token
 from workers.dashboard.auth.signing_in import MAX_FORM_BYTES, read_form
 from workers.dashboard.auth.users import Role
-from workers.dashboard.live.overview_cache import Seen
+from workers.dashboard.live.overview_cache import OverviewSnapshot
 from workers.dashboard.refusals import Malformed, MustChoose, SignInNeeded, status_of
 from workers.dashboard.routes import Act, Ask, View
 from workers.dashboard.site import Site, Visitor
@@ -31,7 +31,7 @@ PARTS = frozenset({"actions"})
 
 
 def page_of(site: Site, view: View) -> Endpoint:
-    """The endpoint of a view's page."""
+    """Make the endpoint of a view's page."""
 
     async def endpoint(request: Request) -> Response:
         visitor: Visitor | None = None
@@ -49,7 +49,7 @@ def page_of(site: Site, view: View) -> Endpoint:
 
 
 def act_of(site: Site, act: Act) -> Endpoint:
-    """The endpoint of an act's form."""
+    """Make the endpoint of an act's form."""
 
     async def endpoint(request: Request) -> Response:
         visitor: Visitor | None = None
@@ -80,7 +80,7 @@ def carry_out(act: Act, ask: Ask) -> dict[str, Any]:
 
 
 def checked(model: type[BaseModel], fields: Mapping[str, Any]) -> Any:
-    """A query or a form by its model; empty fields count as left out. Raises Malformed."""
+    """Check a query or a form by its model; empty fields count as left out. Raises Malformed."""
     try:
         return model.model_validate({name: value for name, value in fields.items() if value != ""})
     except ValidationError as error:
@@ -90,7 +90,7 @@ def checked(model: type[BaseModel], fields: Mapping[str, Any]) -> Any:
 def shared(
     site: Site, visitor: Visitor, *, section: str, title: str, path: str, is_whole: bool = True
 ) -> dict[str, Any]:
-    """What every page needs besides its document. A part of one does not say what the next page is to say."""
+    """Return what every page needs besides its document. A part of one does not say what the next page is to say."""
     session = visitor.session
     flash = ""
     if session is not None and is_whole:
@@ -101,10 +101,10 @@ def shared(
     }  # fmt: skip
 
 
-def seen_or_none(site: Site) -> Seen | None:
-    """The newest look; None while the database is away."""
+def seen_or_none(site: Site) -> OverviewSnapshot | None:
+    """Return the newest overview; None while the database is away."""
     try:
-        return site.glance.latest()
+        return site.overview_cache.latest()
     except DatabaseAway:
         return None
 
@@ -113,7 +113,7 @@ def _render_view(view: View, ask: Ask, request: Request) -> str:
     part = request.headers.get("hx-target", "")
     is_whole, path = part not in PARTS, request.url.path
     values = shared(ask.site, ask.visitor, section=view.is_in, title=view.title, path=path, is_whole=is_whole)
-    document = ask.site.readings.share(f"{path}?{ask.form!r}", lambda: view.read(ask))
+    document = ask.site.page_reads.fetch(f"{path}?{ask.form!r}", lambda: view.read(ask))
     if not is_whole:
         return render_block(view.template, part, {"document": document, **values})
     live = f"/live{path}" + (f"?{request.url.query}" if request.url.query else "") if view.live else ""
@@ -122,7 +122,7 @@ def _render_view(view: View, ask: Ask, request: Request) -> str:
 
 
 def _following(request: Request, document: Mapping[str, Any]) -> str:
-    """The address of the next page of a list; empty where there is none."""
+    """Return the address of the next page of a list; empty if there is none."""
     if document.get("next") is None:
         return ""
     name = "before" if isinstance(document["next"], int) else "after"
@@ -133,7 +133,7 @@ def _following(request: Request, document: Mapping[str, Any]) -> str:
 async def answer_error(
     site: Site, request: Request, visitor: Visitor | None, error: KeyrepackError, *, section: str
 ) -> Response:
-    """A page that says what, why and what to do; or the way to the door."""
+    """Answer with a page that says what, why and what to do; or redirect to the sign-in."""
     if isinstance(error, SignInNeeded):
         onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse("/sign-in?" + urlencode({"next": onward} if request.method == "GET" else {}), 303)

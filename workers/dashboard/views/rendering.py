@@ -39,19 +39,19 @@ def _made() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page."""
+    """Render a whole page."""
     return ENVIRONMENT.get_template(template).render(values)
 
 
 def render_block(template: str, name: str, values: Mapping[str, Any]) -> str:
-    """One block of a page; empty where the page has none of that name."""
+    """Render one block of a page; empty if the page has none of that name."""
     page = ENVIRONMENT.get_template(template)
     block = page.blocks.get(name)
     return "".join(block(page.new_context(dict(values)))) if block is not None else ""
 
 
 def render_regions(template: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """The regions of a page that follow what happens, by name."""
+    """Render the regions of a page that follow what happens, by name."""
     found: dict[str, str] = {}
     for page in (ENVIRONMENT.get_template("base.html"), ENVIRONMENT.get_template(template)):
         context = page.new_context(dict(values))
@@ -61,7 +61,7 @@ def render_regions(template: str, values: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def asset(name: str) -> str:
-    """The address of a static file, with what changes when it does: browsers keep the rest."""
+    """Return the address of a static file, with what changes when it does: browsers keep the rest."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
 
@@ -71,14 +71,14 @@ def _percent(fraction: float) -> str:
 
 
 def _short(text: str | None, length: int = 8) -> str:
-    """The beginning of a long name."""
+    """Shorten a long name to its beginning."""
     if text is None:
         return "hidden"
     return text if len(text) <= length + 4 else f"{text[:length]}…"
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    """An audit record's facts on a line."""
+    """Format an audit record's facts on a line."""
     return ", ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in sorted(facts.items())
@@ -87,12 +87,12 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _words(code: str) -> str:
-    """Such as "finished with quarantine"."""
+    """Format a word such as "finished with quarantine"."""
     return code.replace("_", " ")
 
 
 def _ago(at: float | None, now: float) -> str:
-    """Such as "42 s ago"."""
+    """Format an age such as "42 s ago"."""
     return f"{duration(max(now - at, 0.0))} ago" if at is not None else "never"
 
 

@@ -1,4 +1,4 @@
-"""The simulated KMS and STS: which operation answers a call, and what befalls it before."""
+"""The simulated KMS and STS: which operation answers a call, and which fault comes first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from workers.embedded.simulator.calls import Calls
 from workers.embedded.simulator.clock import Clock
 from workers.embedded.simulator.cryptography_operations import CryptographicOperations
-from workers.embedded.simulator.faults import Fault, Faults
+from workers.embedded.simulator.faults import InjectedFault, InjectedFaults
 from workers.embedded.simulator.keys import Keys
 from workers.embedded.simulator.lifecycle_operations import LifecycleOperations
 from workers.embedded.simulator.material import Blob
@@ -24,7 +24,7 @@ class Simulator:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        self.faults = Faults()
+        self.faults = InjectedFaults()
         self.calls = Calls()
         self._start_empty()
 
@@ -34,19 +34,19 @@ class Simulator:
         self.calls.clear()
         self._start_empty()
 
-    def receive(self, call: KmsCall) -> Fault | None:
-        """Count a call, and tell the fault that befalls it."""
+    def receive(self, call: KmsCall) -> InjectedFault | None:
+        """Count a call, and return the fault that applies to it."""
         keys = self._keys_named(call)
         self.calls.count(call.operation, keys)
         return self.faults.take(call.operation, keys, call.region)
 
-    def receive_sts(self, call: StsCall) -> Fault | None:
-        """Count a call to STS, by its role, and tell the fault that befalls it."""
+    def receive_sts(self, call: StsCall) -> InjectedFault | None:
+        """Count a call to STS, by its role, and return the fault that applies to it."""
         self.calls.count(call.action, [call.role_arn])
         return self.faults.take(call.action, [call.role_arn], call.region)
 
     def answer(self, call: KmsCall) -> dict[str, Any] | None:
-        """What AWS would answer; None is an empty answer. Raises Refusal."""
+        """Return what AWS would answer; None is an empty answer. Raises Refusal."""
         if call.operation in self._cryptographic.table:
             return self._cryptographic.answer(call)
         if call.operation == "CreateKey":

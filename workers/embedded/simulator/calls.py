@@ -1,4 +1,4 @@
-"""How many calls were made, by operation and key."""
+"""Counts calls, by operation and key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Calls:
         self._by_key: dict[str, Counter[str]] = {}
 
     def count(self, operation: str, keys: Collection[str]) -> None:
-        """One call of `operation`; it counts for every key it names."""
+        """Count one call of `operation`, for every key it names."""
         self._by_operation[operation] += 1
         for key in keys:
             self._by_key.setdefault(key, Counter())[operation] += 1

@@ -11,7 +11,7 @@ from typing import Any
 from schemas.keys import MainKeyUri
 
 _TIMEOUT_SECONDS = 30.0
-"""A control call is answered at once; this is for a machine with no room left."""
+"""A control call is answered at once; this is for a machine with no memory left."""
 
 
 class SimulatorRefused(Exception):
@@ -38,15 +38,17 @@ class SimulatorClient:
         }
 
     def create_key(self, **fields: Any) -> str:
-        """New key's ARN. `region`, `account`, `allow`, `policy`, `key_spec`, `key_usage`, `origin`, `multi_region` …"""
+        """Create a key; return its ARN. `region`, `account`, `allow`, `policy`, `key_spec`, `key_usage`, `origin`,
+        `multi_region` …
+        """
         return str(self.request("POST", "keys", fields)["arn"])
 
     def create_main_key(self, **fields: Any) -> MainKeyUri:
-        """A new key, as the URI of a main key."""
+        """Create a key; return it as the URI of a main key."""
         return MainKeyUri("aws-kms", self.create_key(**fields))
 
     def replicate(self, key: str, region: str, **fields: Any) -> str:
-        """A multi-region key's replica in another region, by its ARN; `allow` or `policy` as for a new key."""
+        """Replicate a multi-region key in another region; return its ARN. `allow` or `policy` as for a new key."""
         return str(self.request("POST", "keys/replicate", {"key": key, "region": region, **fields})["arn"])
 
     def put_role(self, role_arn: str, *, external_id: str | None = None, trusts: list[str] | None = None) -> str:
@@ -60,7 +62,7 @@ class SimulatorClient:
         self.request("DELETE", f"roles?{urllib.parse.urlencode({'role_arn': role_arn})}")
 
     def describe_keys(self) -> list[dict[str, Any]]:
-        """Every key: arn, state, generation, generations …"""
+        """List every key: arn, state, generation, generations …"""
         return list(self.request("GET", "keys"))
 
     def rotate(self, key: str) -> str:
@@ -76,11 +78,11 @@ class SimulatorClient:
         self.set_state(key, "Deleted")
 
     def allow(self, key: str, *accounts: str) -> None:
-        """Set a key's policy: its owner and `accounts` may do everything, nobody else anything."""
+        """Set a key's policy: its owner and `accounts` may do everything, no one else anything."""
         self.request("PUT", "keys/policy", {"key": key, "allow": accounts})
 
     def deny(self, key: str) -> None:
-        """Set a key's policy: nobody may do anything. `allow` gives it back."""
+        """Set a key's policy: no one may do anything. `allow` gives it back."""
         self.request("PUT", "keys/policy", {"key": key, "policy": {"Version": "2012-10-17", "Statement": []}})
 
     def set_policy(self, key: str, policy: dict[str, Any]) -> None:
@@ -105,7 +107,7 @@ class SimulatorClient:
         return float(self.request("POST", "clock", {"seconds": seconds, "days": days})["now"])
 
     def calls(self) -> dict[str, Any]:
-        """Counts of calls: `total`, `by_operation`, `by_key`."""
+        """Return counts of calls: `total`, `by_operation`, `by_key`."""
         return dict(self.request("GET", "calls"))
 
     def clear_calls(self) -> None:
@@ -117,7 +119,7 @@ class SimulatorClient:
         self.request("POST", "reset")
 
     def request(self, method: str, path: str, fields: dict[str, Any] | None = None) -> Any:
-        """Any control call. Raises SimulatorRefused, or URLError where no simulator listens."""
+        """Make any control call. Raises SimulatorRefused, or URLError if no simulator listens."""
         data = None if fields is None else json.dumps(fields).encode()
         request = urllib.request.Request(f"{self.url}/_simulator/{path}", data=data, method=method)  # noqa: S310
         try:

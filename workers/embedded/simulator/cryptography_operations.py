@@ -95,7 +95,9 @@ class CryptographicOperations:
     def _opened(
         self, call: KmsCall, key_parameter: str, action: str, context: Mapping[str, str]
     ) -> tuple[SimulatedKey, Blob, bytes]:
-        """The key, taken-apart blob and plaintext of CiphertextBlob; a named key must be the one that made it."""
+        """Open CiphertextBlob: return the key, the blob's parts and the plaintext; a named key must be the one that
+        made it.
+        """
         data = call.blob("CiphertextBlob", MAX_BLOB)
         named = call.parameters.get(key_parameter)
         key = self._usable(call, str(named), action, context) if named else None
@@ -124,7 +126,7 @@ class CryptographicOperations:
 
 
 def _local(arn: str, region: str) -> str:
-    """The key that opens a blob of `arn` in `region`: of a multi-region key, the one there."""
+    """Find the key that opens a blob of `arn` in `region`: of a multi-region key, the one there."""
     parts = arn.split(":")
     if len(parts) == 6 and parts[5].startswith("key/mrk-"):
         parts[3] = region

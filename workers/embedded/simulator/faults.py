@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: for one key, operation or region or all, so many times or until it is cleared."""
+"""Injected faults: for one key, operation or region or all, so many times or until it is cleared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FaultKind(StrEnum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Fault:
+class InjectedFault:
     """One fault. `key` is an ARN (for AssumeRole a role's) and None means every key; `remaining` None: until cleared.
 
     With a `region` alone a whole region is down, its STS too.
@@ -38,39 +38,39 @@ class Fault:
     remaining: int | None = None
 
     def matches(self, operation: str, keys: Collection[str], region: str) -> bool:
-        """Whether it befalls a call of `operation` to `region` that names `keys`."""
+        """Return True if it applies to a call of `operation` to `region` that names `keys`."""
         is_here = self.operation in {None, operation} and self.region in {None, region}
         return is_here and (self.key is None or self.key in keys)
 
     def refusal(self) -> Refusal:
-        """The error of an ERROR or THROTTLE."""
+        """Return the error of an ERROR or THROTTLE."""
         if self.kind is FaultKind.THROTTLE:
             return Refusal("ThrottlingException", "Rate exceeded")
         return Refusal(self.code, self.message)
 
     def as_json(self) -> dict[str, Any]:
-        """Its fields."""
+        """Return its fields."""
         return asdict(self)
 
 
-class Faults:
+class InjectedFaults:
     """The faults in force."""
 
     def __init__(self) -> None:
-        self._faults: dict[int, Fault] = {}
+        self._faults: dict[int, InjectedFault] = {}
         self._count = 0
 
-    def add(self, *, kind: str, count: int | None = None, **fields: Any) -> Fault:
+    def add(self, *, kind: str, count: int | None = None, **fields: Any) -> InjectedFault:
         """Put one in force. Raises ValueError or TypeError for what is no fault."""
         if count is not None and count < 1:
             raise ValueError("A fault happens at least once.")
         self._count += 1
-        fault = Fault(number=self._count, kind=FaultKind(kind), remaining=count, **fields)
+        fault = InjectedFault(number=self._count, kind=FaultKind(kind), remaining=count, **fields)
         self._faults[fault.number] = fault
         return fault
 
-    def take(self, operation: str, keys: Collection[str], region: str) -> Fault | None:
-        """The oldest fault that befalls this call, used up by one."""
+    def take(self, operation: str, keys: Collection[str], region: str) -> InjectedFault | None:
+        """Take the oldest fault that applies to this call, used up by one."""
         for fault in self._faults.values():
             if fault.matches(operation, keys, region):
                 self._use_up(fault)
@@ -89,10 +89,10 @@ class Faults:
         return len(ended)
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Every fault in force."""
+        """List every fault in force."""
         return [fault.as_json() for fault in self._faults.values()]
 
-    def _use_up(self, fault: Fault) -> None:
+    def _use_up(self, fault: InjectedFault) -> None:
         if fault.remaining is not None:
             fault.remaining -= 1
             if not fault.remaining:

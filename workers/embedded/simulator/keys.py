@@ -22,7 +22,7 @@ _FAST_SPEC = "ECC_NIST_P256"
 
 
 class SimulatorBackend(KmsBackend):
-    """moto's backend of one account and region. A symmetric key there comes with an RSA key nobody uses: skip that."""
+    """moto's backend of one account and region. A symmetric key there comes with an unused RSA key: skip that."""
 
     def create_key(
         self,
@@ -34,7 +34,7 @@ class SimulatorBackend(KmsBackend):
         multi_region: bool | None = False,
         origin: str = "AWS_KMS",
     ) -> Key:
-        """A new key, with every default filled in."""
+        """Create a key, with every default filled in."""
         spec = key_spec or _SYMMETRIC
         quick = _FAST_SPEC if spec == _SYMMETRIC else spec
         usage = key_usage or "ENCRYPT_DECRYPT"
@@ -47,7 +47,7 @@ class SimulatorBackend(KmsBackend):
         return key
 
     def _rename(self, key: Key) -> None:
-        """A multi-region key's id has no dashes in AWS; moto's has."""
+        """Rename a multi-region key: its id has no dashes in AWS; moto's has."""
         del self.keys[key.id]
         key.id = f"mrk-{key.id.removeprefix('mrk-').replace('-', '')}"
         key.arn = f"{key.arn.rpartition('/')[0]}/{key.id}"
@@ -63,31 +63,30 @@ class SimulatedKey:
     material: Material = field(repr=False)
     schedule: Schedule = field(default_factory=Schedule)
     deletes_at: float | None = None
-    pending_window_days: int | None = None
     hides_material_id: bool = False
 
     @property
     def arn(self) -> str:
-        """Its ARN."""
+        """Return the key's ARN."""
         return str(self.moto.arn)
 
     @property
     def state(self) -> str:
-        """Its KeyState."""
+        """Return the key's KeyState."""
         return str(self.moto.key_state)
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether it is a symmetric encryption key."""
+        """Return True if it is a symmetric encryption key."""
         return bool(self.moto.key_spec == _SYMMETRIC and self.moto.key_usage == "ENCRYPT_DECRYPT")
 
     @property
     def is_replica(self) -> bool:
-        """Whether it is a replica of a multi-region key."""
+        """Return True if it is a replica of a multi-region key."""
         return bool(self.moto.multi_region and self.moto.multi_region_configuration["MultiRegionKeyType"] == "REPLICA")
 
     def is_of(self, arn: str) -> bool:
-        """Whether `arn` names it, or a multi-region key of the same material."""
+        """Return True if `arn` names it, or a multi-region key of the same material."""
         mine, theirs = self.arn.split(":"), arn.split(":")
         mine[3:4] = theirs[3:4] if self.moto.multi_region else mine[3:4]
         return mine == theirs
@@ -96,12 +95,12 @@ class SimulatedKey:
         """Put it into `state`; one that leaves PendingDeletion is no longer deleted."""
         self.moto.key_state, self.moto.enabled = state, state == "Enabled"
         if state != "PendingDeletion":
-            self.deletes_at = self.pending_window_days = None
+            self.deletes_at = None
 
     def delete_after(self, now: float, days: int) -> None:
         """Schedule its deletion."""
         self.set_state("PendingDeletion")
-        self.deletes_at, self.pending_window_days = now + days * DAY, days
+        self.deletes_at = now + days * DAY
 
     def material_id(self, material_id: str | None = None) -> dict[str, str]:
         """`{"KeyMaterialId": …}` of the current or the named generation; empty where the key hides it."""
@@ -110,7 +109,7 @@ class SimulatedKey:
         return {"KeyMaterialId": material_id or self.material.current.material_id}
 
     def metadata(self) -> dict[str, Any]:
-        """Its KeyMetadata, as DescribeKey answers."""
+        """Return its KeyMetadata, as DescribeKey answers."""
         if self.state == "PendingDeletion":  # moto computes DeletionDate from a time of its own clock
             self.moto.deletion_date = datetime.fromtimestamp(self.deletes_at or 0, UTC).replace(tzinfo=None)
         found: dict[str, Any] = self.moto.to_dict()["KeyMetadata"]
@@ -140,7 +139,7 @@ class Keys:
         return backend
 
     def find(self, identifier: str, account: str, region: str) -> SimulatedKey:
-        """The key that an id, ARN or alias names to a caller in `account`. Raises Refusal NotFoundException."""
+        """Find the key that an id, ARN or alias names to a caller in `account`. Raises Refusal NotFoundException."""
         named = _ARN.fullmatch(identifier)
         if named and named["region"] != region:
             raise Refusal("NotFoundException", f"Invalid arn {named['region']}")
@@ -152,13 +151,13 @@ class Keys:
         return self._settled(backend, key_id, identifier)
 
     def create(self, account: str, region: str, **fields: Any) -> SimulatedKey:
-        """A new key; `fields` are those of `SimulatorBackend.create_key`."""
+        """Create a key; `fields` are those of `SimulatorBackend.create_key`."""
         defaults = {"policy": None, "key_usage": None, "key_spec": None, "description": None, "tags": None}
         key = self.backend(account, region).create_key(**{**defaults, **fields})
         return self._wrapped(key)
 
     def replicate(self, key: SimulatedKey, region: str) -> SimulatedKey:
-        """A replica of a multi-region key. Raises Refusal for another kind of key, or where there is one."""
+        """Create a replica of a multi-region key. Raises Refusal for another kind of key, or if there is one."""
         if not key.moto.multi_region or key.is_replica:
             raise Refusal("UnsupportedOperationException", f"{key.arn} is not a multi-Region primary key.")
         backend, configuration = self.backend(key.moto.account_id, region), key.moto.multi_region_configuration
@@ -184,7 +183,7 @@ class Keys:
         self._known.pop(key.arn, None)
 
     def all(self) -> list[SimulatedKey]:
-        """Every key there is."""
+        """Return every key there is."""
         backends = [backend for regions in self.backends.values() for backend in regions.values()]
         found = [self._wrapped(key) for backend in backends for key in list(backend.keys.values())]
         return [key for key in found if not self._has_expired(key)]

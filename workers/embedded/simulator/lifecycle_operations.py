@@ -21,7 +21,7 @@ Answer = dict[str, Any] | None
 
 
 class LifecycleOperations:
-    """The operations that change or tell what a key is."""
+    """The operations that change or describe a key."""
 
     def __init__(self, keys: Keys, clock: Clock) -> None:
         self._keys, self._clock = keys, clock
@@ -131,7 +131,7 @@ class LifecycleOperations:
 
 
 def _rotation_entries(key: SimulatedKey) -> list[dict[str, Any]]:
-    """An entry a generation; only those made by a rotation have a date and a type."""
+    """List one entry per generation; only those made by a rotation have a date and a type."""
     entries = []
     for generation in key.material.generations:
         state = "CURRENT" if generation is key.material.current else "NON_CURRENT"

@@ -6,7 +6,7 @@ Blob::
 
     associated data: everything before the nonce ‖ encryption context as canonical JSON
 
-The blob names its key and generation, as AWS's do, so a decryption need not be told which key it takes.
+The blob names its key and generation, as AWS's do, so a decryption need not name the key.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Generation:
 
     @classmethod
     def fresh(cls, now: float, rotation: str | None) -> Generation:
-        """New material. Its id (64 hex digits) tells nothing of it."""
+        """Make new material. Its id (64 hex digits) reveals nothing of it."""
         secret = os.urandom(32)
         material_id = hashlib.sha256(b"keyrepack/simulator" + secret).hexdigest()
         return cls(material_id=material_id, made_at=now, rotation=rotation, cipher=AESGCM(secret))
@@ -52,7 +52,7 @@ class Material:
 
     @property
     def current(self) -> Generation:
-        """The generation that wraps."""
+        """Return the generation that wraps."""
         return self.generations[-1]
 
     def rotate(self, now: float, rotation: str) -> None:
@@ -60,14 +60,14 @@ class Material:
         self.generations.append(Generation.fresh(now, rotation))
 
     def seal(self, arn: str, plaintext: bytes, context: Mapping[str, str]) -> bytes:
-        """The blob of `plaintext` under the current generation."""
+        """Seal `plaintext` under the current generation; return the blob."""
         name = arn.encode()
         head = _MAGIC + bytes([len(name)]) + name + bytes.fromhex(self.current.material_id)
         nonce = os.urandom(_NONCE_BYTES)
         return head + nonce + self.current.cipher.encrypt(nonce, plaintext, head + canonical(context))
 
     def open(self, blob: Blob, context: Mapping[str, str]) -> bytes:
-        """The plaintext. Raises Refusal InvalidCiphertextException for other bytes or another context."""
+        """Open a blob. Raises Refusal InvalidCiphertextException for other bytes or another context."""
         for generation in self.generations:
             if generation.material_id == blob.material_id:
                 try:
@@ -106,5 +106,5 @@ class Blob:
 
 
 def canonical(context: Mapping[str, str]) -> bytes:
-    """An encryption context as bytes: the order of its entries does not matter, where each begins and ends does."""
+    """Encode an encryption context: the order of its entries does not matter, where each begins and ends does."""
     return json.dumps(dict(context), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

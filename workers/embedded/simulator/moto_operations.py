@@ -1,4 +1,4 @@
-"""Everything else (aliases, tags, policies, grants, signatures): moto's own, in the simulator's accounts."""
+"""moto's own operations in the simulator's accounts: aliases, tags, policies, grants, signatures."""
 
 from __future__ import annotations
 

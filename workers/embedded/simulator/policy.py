@@ -1,4 +1,4 @@
-"""Who may do what with a key: its policy, and AWS's rule on other accounts.
+"""Evaluates key policies: who may do what with a key, and AWS's rule on other accounts.
 
 The simulator knows a caller by account alone, so a statement applies to a whole account. A condition it does not know
 never allows and always denies: closed where it does not understand.
@@ -38,7 +38,7 @@ CROSS_ACCOUNT = frozenset(
 
 
 def owner_policy(partition: str, accounts: list[str]) -> str:
-    """A policy under which `accounts` may do everything: AWS's default with other accounts added."""
+    """Build a policy under which `accounts` may do everything: AWS's default with other accounts added."""
     roots = [f"arn:{partition}:iam::{account}:root" for account in accounts]
     statement = {"Effect": "Allow", "Principal": {"AWS": roots}, "Action": "kms:*", "Resource": "*"}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
@@ -64,7 +64,7 @@ def require_permission(
         )
 
 
-@lru_cache(maxsize=4096)  # the same few policies are looked at on every call
+@lru_cache(maxsize=4096)  # the same few policies are evaluated on every call
 def _statements(policy: str) -> list[dict[str, Any]]:
     try:
         found = json.loads(policy).get("Statement", [])
@@ -83,7 +83,7 @@ def _names(statement: dict[str, Any], action: str, caller: str) -> bool:
 
 
 def _holds(statement: dict[str, Any], caller: str, context: Mapping[str, str]) -> bool:
-    """Whether the statement's conditions hold; an unknown one holds for Deny alone."""
+    """Return True if the statement's conditions hold; an unknown one holds for Deny alone."""
     known = {"kms:CallerAccount": caller, **{f"kms:EncryptionContext:{key}": value for key, value in context.items()}}
     for operator, wanted in statement.get("Condition", {}).items():
         if operator != "StringEquals":

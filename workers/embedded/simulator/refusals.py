@@ -23,5 +23,5 @@ class Refusal(Exception):
 
 
 def as_json(refusal: Refusal) -> str:
-    """What AWS's JSON protocol puts into the response."""
+    """Return what AWS's JSON protocol puts into the response."""
     return json.dumps({"__type": refusal.code, "message": refusal.message})

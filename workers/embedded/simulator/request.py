@@ -19,7 +19,7 @@ _CREDENTIAL = re.compile(r"Credential=(?P<access_key>[^/,\s]+)/\d+/(?P<region>[^
 
 
 def read_credential(headers: Mapping[str, str]) -> tuple[str, str]:
-    """The access key id and the region that a request is signed for. Raises Refusal for one that is not signed."""
+    """Read the access key id and the region that a request is signed for. Raises Refusal for one that is not signed."""
     found = _CREDENTIAL.search(headers.get("authorization", ""))
     if found is None:
         raise Refusal("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -27,13 +27,13 @@ def read_credential(headers: Mapping[str, str]) -> tuple[str, str]:
 
 
 def is_for_sts(headers: Mapping[str, str]) -> bool:
-    """Whether a request is signed for STS; whatever else comes is taken for KMS."""
+    """Return True if a request is signed for STS; any other is taken for KMS."""
     found = _CREDENTIAL.search(headers.get("authorization", ""))
     return found is not None and found["service"] == "sts"
 
 
 def account_of(access_key: str) -> str:
-    """The account that an access key id calls as: itself where it is an account, else the default one."""
+    """Return the account that an access key id calls as: itself if it is an account, else the default one."""
     return access_key if re.fullmatch(r"\d{12}", access_key) else DEFAULT_ACCOUNT
 
 
@@ -60,14 +60,14 @@ class KmsCall:
         return cls(operation=operation, region=region, account=account, parameters=_parameters(body))
 
     def text(self, name: str) -> str:
-        """A parameter that must be there."""
+        """Return a parameter that must be there."""
         value = self.parameters.get(name)
         if not isinstance(value, str) or not value:
             raise Refusal("ValidationException", f"Value null at '{name}': Member must not be null")
         return value
 
     def blob(self, name: str, limit: int) -> bytes:
-        """A parameter of 1 to `limit` bytes."""
+        """Return a parameter of 1 to `limit` bytes."""
         try:
             value = base64.b64decode(self.text(name), validate=True)
         except binascii.Error as error:
@@ -77,7 +77,7 @@ class KmsCall:
         return value
 
     def context(self, name: str = "EncryptionContext") -> dict[str, str]:
-        """An encryption context; without one, an empty one."""
+        """Return the encryption context; without one, an empty one."""
         return dict(self.parameters.get(name) or {})
 
 

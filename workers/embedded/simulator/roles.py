@@ -48,12 +48,12 @@ class StsCall:
 
     @property
     def role_arn(self) -> str:
-        """The role it is about."""
+        """Return the role that the request is about."""
         return self.parameters.get("RoleArn", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
+class AssumableRole:
     """A role: the accounts that its trust policy names, and the external id that it asks of them."""
 
     arn: str
@@ -63,7 +63,7 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class RoleSession:
     """Credentials of an assumed role."""
 
     access_key: str
@@ -78,13 +78,13 @@ class Roles:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._roles: dict[str, Role] = {}
-        self._sessions: dict[str, Session] = {}
+        self._roles: dict[str, AssumableRole] = {}
+        self._sessions: dict[str, RoleSession] = {}
 
-    def put(self, arn: str, *, trusts: list[str], external_id: str | None = None) -> Role:
+    def put(self, arn: str, *, trusts: list[str], external_id: str | None = None) -> AssumableRole:
         """Make a role, or change its trust policy. Raises ValueError for an ARN that is no role's."""
         account = _parse_role(arn)["account"]
-        self._roles[arn] = Role(arn=arn, account=account, trusts=frozenset(trusts), external_id=external_id)
+        self._roles[arn] = AssumableRole(arn=arn, account=account, trusts=frozenset(trusts), external_id=external_id)
         return self._roles[arn]
 
     def delete(self, arn: str) -> None:
@@ -116,10 +116,10 @@ class Roles:
             raise Refusal("ExpiredTokenException", "The security token included in the request is expired")
         return session.account
 
-    def _open(self, role: Role, seconds: int) -> Session:
+    def _open(self, role: AssumableRole, seconds: int) -> RoleSession:
         now = self._clock.now()
         self._sessions = {key: each for key, each in self._sessions.items() if each.expires_at > now}
-        session = Session(
+        session = RoleSession(
             access_key=f"ASIA{secrets.token_hex(8).upper()}",
             secret_key=secrets.token_urlsafe(30),
             token=secrets.token_urlsafe(60),
@@ -131,13 +131,13 @@ class Roles:
 
 
 def as_xml(refusal: Refusal) -> str:
-    """An error in STS's own shape."""
+    """Return the error in STS's own shape."""
     told = f"<Type>Sender</Type><Code>{escape(refusal.code)}</Code><Message>{escape(refusal.message)}</Message>"
     request = f"<RequestId>{uuid4()}</RequestId>"
     return f'<ErrorResponse xmlns="{_XMLNS}"><Error>{told}</Error>{request}</ErrorResponse>'
 
 
-def _answer(session: Session, role: Role, name: str) -> str:
+def _answer(session: RoleSession, role: AssumableRole, name: str) -> str:
     expiration = datetime.fromtimestamp(session.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     parts = _parse_role(role.arn)
     user = f"arn:{parts['partition']}:sts::{role.account}:assumed-role/{parts['name']}/{escape(name)}"

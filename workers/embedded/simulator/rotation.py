@@ -1,4 +1,4 @@
-"""When a key's material is rotated: by its schedule, or on demand."""
+"""Rotates a key's material: by its schedule, or on demand."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def require_loopback(host: str) -> str:
 
 
 def serve(host: str = LOOPBACK, port: int = DEFAULT_PORT, *, ready: Callable[[int], None] | None = None) -> None:
-    """Serve until interrupted. `ready` is told the port once connections are accepted; else a line is printed."""
+    """Serve until interrupted. `ready` gets the port once connections are accepted; else a line is printed."""
     address = require_loopback(host)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(Simulator(), address, port, ready or _say_ready(address), asyncio.Event()))
@@ -46,7 +46,7 @@ def serve(host: str = LOOPBACK, port: int = DEFAULT_PORT, *, ready: Callable[[in
 
 @contextlib.contextmanager
 def running_simulator(host: str = LOOPBACK, port: int = 0) -> Iterator[SimulatorClient]:
-    """A simulator in a thread of this process, on a free port by default; stopped at the end of the block."""
+    """Run a simulator in a thread of this process, on a free port by default; stopped at the end of the block."""
     address = require_loopback(host)
     loop, stop, listening = asyncio.new_event_loop(), asyncio.Event(), Future[int]()
 

@@ -1,4 +1,4 @@
-"""Which state of a key refuses which operation, and with what (AWS KMS Developer Guide, "Key states").
+"""The table of key states: which state refuses which operation, and with what (AWS KMS Developer Guide, "Key states").
 
 moto lets every operation through in every state; this table is what it lacks.
 """

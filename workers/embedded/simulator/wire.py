@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from workers.embedded.simulator.api import Simulator
 from workers.embedded.simulator.control import PREFIX, Control, ControlCall
-from workers.embedded.simulator.faults import Fault, FaultKind
+from workers.embedded.simulator.faults import FaultKind, InjectedFault
 from workers.embedded.simulator.refusals import Refusal, as_json
 from workers.embedded.simulator.request import KmsCall, is_for_sts
 from workers.embedded.simulator.roles import StsCall, as_xml
@@ -52,7 +52,7 @@ class Connections:
         except (HungUp, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the other side, or a fault, has ended it
         except asyncio.CancelledError:
-            pass  # the server closes; nobody awaits this task
+            pass  # the server closes; no one awaits this task
         finally:
             writer.close()
 
@@ -108,7 +108,7 @@ class Connections:
         return 200, self._simulator.roles.assume(call).encode()
 
 
-async def _suffer(fault: Fault) -> None:
+async def _suffer(fault: InjectedFault) -> None:
     """Let a fault happen; a delay is all that is answered after."""
     match fault.kind:
         case FaultKind.DELAY:
@@ -122,7 +122,7 @@ async def _suffer(fault: Fault) -> None:
 
 
 def _head(data: bytes) -> tuple[str, str, dict[str, str]]:
-    """Method, target and headers (names in lower case). Raises HungUp for what is not HTTP."""
+    """Parse method, target and headers (names in lower case). Raises HungUp for what is not HTTP."""
     lines = data.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
     if len(words) != 3:

@@ -1,4 +1,4 @@
-"""How each AWS account's main keys are reached: by which role, and through which other region.
+"""Access to AWS accounts: through which role, and which other region, each account's main keys are reached.
 
 The file (setting `aws_access_file`, JSON)::
 
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from workers.errors import NotConfigured
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-"""An entry is about 200 bytes: room for 20,000 accounts."""
+"""An entry is about 200 bytes: enough for 20,000 accounts."""
 
 Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
 RoleArn = Annotated[
@@ -34,7 +34,7 @@ Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class RoleToAssume:
     """A role to assume, and the external id that its trust policy asks for."""
 
     arn: str
@@ -58,9 +58,9 @@ class AccountAccess(BaseModel):
         return self
 
     @property
-    def role(self) -> Role | None:
-        """The role to assume; None: none."""
-        return None if self.role_arn is None else Role(self.role_arn, self.external_id)
+    def role(self) -> RoleToAssume | None:
+        """Return the role to assume, or None."""
+        return None if self.role_arn is None else RoleToAssume(self.role_arn, self.external_id)
 
 
 Access = Mapping[str, AccountAccess]
@@ -70,7 +70,7 @@ _FILE = TypeAdapter(dict[Account, AccountAccess])
 
 
 def read_access(path: Path) -> Access:
-    """The table in a file. Raises NotConfigured, which says what is wrong and where; never half of a table."""
+    """Read the table in a file. Raises NotConfigured, which says what is wrong and where; never half of a table."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
@@ -86,7 +86,7 @@ def read_access(path: Path) -> Access:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object as it is written: of two entries of one name JSON would keep the last, without a word."""
+    """Build an object as it is written: of two entries of one name JSON would silently keep the last."""
     names = Counter(name for name, _ in pairs)
     if twice := sorted(name for name, count in names.items() if count > 1):
         raise ValueError(f"{', '.join(twice)} is there more than once")

@@ -1,4 +1,5 @@
-"""AWS KMS clients: one a role and region, opened when first used, on the loop that uses it; and room for so many calls.
+"""AWS KMS clients: one per role and region, opened when first used, on the loop that uses it; calls at once are
+limited.
 
 Endpoints and credentials come from AWS's own variables (AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL_STS, AWS_PROFILE …).
 """
@@ -14,13 +15,13 @@ from typing import Any
 import aioboto3
 from botocore.config import Config
 
-from workers.kms.aws.access import Role
+from workers.kms.aws.access import RoleToAssume
 from workers.kms.aws.failures import THROTTLES
 from workers.kms.aws.roles import Count, role_session
-from workers.kms.rate_limit.concurrency import Room
+from workers.kms.rate_limit.concurrency import CallLimiter
 
-OpenClient = Callable[[str, Role | None], AbstractAsyncContextManager[Any]]
-Throttled = Callable[[str, Role | None], None]
+OpenClient = Callable[[str, RoleToAssume | None], AbstractAsyncContextManager[Any]]
+Throttled = Callable[[str, RoleToAssume | None], None]
 
 CONNECT_SECONDS = 3.0
 """A TCP and TLS handshake within a region takes milliseconds: past this, there is no path."""
@@ -63,14 +64,14 @@ class AwsClients:
         silence_sdk()
 
     @asynccontextmanager
-    async def lend(self, region: str, role: Role | None) -> AsyncIterator[Any]:
-        """A region's client that calls as `role`, for one call, once there is room for it."""
+    async def lend(self, region: str, role: RoleToAssume | None) -> AsyncIterator[Any]:
+        """Lend a region's client that calls as `role`, for one call, once there is a free slot."""
         here = self._here()
         async with here.room.enter():
             yield await here.client(region, role, self._open)
 
     @asynccontextmanager
-    async def _open(self, region: str, role: Role | None) -> AsyncIterator[Any]:
+    async def _open(self, region: str, role: RoleToAssume | None) -> AsyncIterator[Any]:
         session = aioboto3.Session() if role is None else role_session(role, region, self._config, count=self._count)
 
         def hear(parsed_response: dict[str, Any] | None = None, **_: Any) -> None:
@@ -107,12 +108,12 @@ class _LoopClients:
 
     def __init__(self, concurrency: int) -> None:
         self.stack = AsyncExitStack()
-        self.room = Room(concurrency)
+        self.room = CallLimiter(concurrency)
         self._opening = asyncio.Lock()
-        self._clients: dict[tuple[Role | None, str], Any] = {}
+        self._clients: dict[tuple[RoleToAssume | None, str], Any] = {}
 
-    async def client(self, region: str, role: Role | None, open_client: OpenClient) -> Any:
-        """The client of a role and region."""
+    async def client(self, region: str, role: RoleToAssume | None, open_client: OpenClient) -> Any:
+        """Return the client of a role and region."""
         found = self._clients.get((role, region))
         if found is None:
             async with self._opening:  # many calls may start at once; one opens

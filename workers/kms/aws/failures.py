@@ -1,4 +1,4 @@
-"""What a failure of AWS KMS means: a table from its error codes to our words.
+"""Translates failures of AWS KMS: a table from its error codes to our words.
 
 Locked data is the price of reading "no" where there was none, so only codes that are a definite answer about the key
 are a refusal; our own bad credentials, a server's failure and whatever is not in the table are "no answer".
@@ -26,7 +26,7 @@ from workers.errors import (
     WrapReason,
     WrapRefused,
 )
-from workers.kms.aws.access import Role
+from workers.kms.aws.access import RoleToAssume
 from workers.kms.aws.permissions import ACTIONS
 from workers.kms.aws.roles import ASSUME_ROLE, RoleNotAssumed
 
@@ -34,7 +34,7 @@ VENDOR_ERRORS = (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError, 
 """All that a call can raise. TimeoutError is our own deadline's."""
 
 _SILENCES = (HTTPClientError, ConnectionError, aiohttp.ClientError, TimeoutError, OSError)
-"""Of these, the ones that mean that no answer came. Others are AWS's own, or tell that we never asked."""
+"""Of these, the ones that mean that no answer came. Others are AWS's own, or say that we never asked."""
 
 _SERVER_FAULT = 500
 """HTTP statuses from here on: the service itself fails."""
@@ -52,7 +52,7 @@ REFUSALS: dict[str, Cause] = {
 }
 _DENIALS = frozenset({"AccessDenied", "AccessDeniedException"})
 STATE_CODES = frozenset({"DisabledException", "KMSInvalidStateException"})
-"""These say that the key's state refuses, not which state: DescribeKey tells."""
+"""These say that the key's state refuses, not which state: DescribeKey says which."""
 
 THROTTLES = frozenset(
     {
@@ -119,12 +119,14 @@ class Failure:
     operation: str
     code: str
     message: str = ""
-    role: Role | None = None
+    role: RoleToAssume | None = None
     is_silence: bool = False
     is_fault: bool = False
 
     @classmethod
-    def of(cls, error: BaseException, *, main_key: MainKeyUri, operation: str, role: Role | None = None) -> Failure:
+    def of(
+        cls, error: BaseException, *, main_key: MainKeyUri, operation: str, role: RoleToAssume | None = None
+    ) -> Failure:
         """Read a vendor's error."""
         if isinstance(error, RoleNotAssumed):
             return cls.of(error.error, main_key=main_key, operation=ASSUME_ROLE, role=error.role)
@@ -147,11 +149,11 @@ class Failure:
 
     @property
     def cause(self) -> Cause | None:
-        """The cause, where the code is a definite answer about the key."""
+        """Return the cause, if the code is a definite answer about the key."""
         return REFUSALS.get(self.code)
 
     def translated(self) -> KmsFailure | WrapRefused:
-        """The error that crosses the port."""
+        """Translate a vendor's error into the one that crosses the port."""
         reason, cause = WRAP_REFUSALS.get(self.code), self.cause
         if reason is not None:
             return WrapRefused(reason=reason)
@@ -164,7 +166,7 @@ class Failure:
         return kind(main_key=str(self.main_key), operation=self.operation, detail=f"{self.code}.{own}")
 
     def refused(self, cause: Cause, main_key: MainKeyUri | None = None) -> KmsRefused:
-        """A refusal with this cause, of this key or of another that the call named."""
+        """Make a refusal with this cause, of this key or of another that the call named."""
         said = f": {self.message[:_DETAIL_CHARACTERS]}" if cause is Cause.DENIED and self.message else "."
         key = main_key or self.main_key
         denial = self._denial(key) if cause is Cause.DENIED and self.code in _DENIALS else None
@@ -178,7 +180,7 @@ class Failure:
         )
 
     def _denial(self, key: MainKeyUri) -> Denial:
-        """What was denied, in AWS's words; where those do not tell, by the call that was made."""
+        """Describe what was denied, in AWS's words; where those do not say it, by the call that was made."""
         told = _DENIAL.search(self.message)
         principal = _principal(told["user"]) if told else ""
         if self.operation == ASSUME_ROLE and self.role is not None:
@@ -192,12 +194,16 @@ class Failure:
         return Denial(action=action, resource=key.name, principal=principal, by=by)
 
     def unsettled(self, why: str) -> KmsUnreachable:
-        """For a refusal of which DescribeKey could not tell more. Not RegionUnanswered: the first word was a no."""
+        """Make the error for a refusal of which DescribeKey could not say more. Not RegionUnanswered: the first answer
+        was a no.
+        """
         detail = f"AWS said {self.code}; DescribeKey was not answered. {why}"
         return KmsUnreachable(main_key=str(self.main_key), operation=self.operation, detail=detail)
 
     def changing(self) -> KmsUnreachable:
-        """For a refusal that DescribeKey contradicts: the key's state is changing, and another try will tell."""
+        """Make the error for a refusal that DescribeKey contradicts: the key's state is changing, and another try will
+        show it.
+        """
         detail = f"AWS said {self.code}, and then that the key is enabled."
         return KmsUnreachable(main_key=str(self.main_key), operation=self.operation, detail=detail)
 
@@ -210,13 +216,13 @@ def _denied_by(message: str, usual: DeniedBy) -> DeniedBy:
 
 
 def _principal(user: str) -> str:
-    """Whom a policy would name: of an assumed role's session, the role. (Its path is not told.)"""
+    """Whom a policy would name: of an assumed role's session, the role. (Its path is not reported.)"""
     session = _SESSION_ARN.fullmatch(user)
     return f"arn:{session['partition']}:iam::{session['account']}:role/{session['name']}" if session else user
 
 
 def _remedy(denial: Denial | None) -> str:
-    """What to do about a denial; empty: the cause's usual remedy."""
+    """Return what to do about a denial; empty: the cause's usual remedy."""
     if denial is None:
         return ""
     who = denial.principal or "keyrepack's principal"
@@ -231,7 +237,7 @@ def _remedy(denial: Denial | None) -> str:
 
 
 def unusable(metadata: Mapping[str, Any]) -> Cause | None:
-    """Why a key that DescribeKey tells of cannot be used; None where it can. A state new to us is no consent."""
+    """Return why a key that DescribeKey describes cannot be used; None if it can. A state new to us is no consent."""
     if metadata.get("KeySpec") != "SYMMETRIC_DEFAULT" or metadata.get("KeyUsage") != "ENCRYPT_DECRYPT":
         return Cause.WRONG_USAGE
     state = str(metadata.get("KeyState"))

@@ -1,6 +1,6 @@
 """Main keys in AWS KMS, the company's own or a customer's: `aws-kms:<key ARN>`.
 
-Generations are key material ids. `Encrypt` is the one call that tells none, so `wrap` takes it from the Decrypt that
+Generations are key material ids. `Encrypt` is the one call that reports none, so `wrap` takes it from the Decrypt that
 checks the new wrap. Which permissions that takes: `aws_permissions`. How an account is reached: `aws_access`.
 
 A multi-region key may have a backup key: the same key in another region, which opens wraps (and nothing else) while the
@@ -21,21 +21,21 @@ from botocore import xform_name
 from schemas.envelope import same_bytes
 from schemas.keys import KEY_BYTES, AwsKeyArn, MainKeyUri
 from workers.errors import Cause, KmsFailure, KmsRefused, KmsUnreachable, WrapReason, WrapRefused
-from workers.kms.aws.access import Access, AccountAccess, Role
+from workers.kms.aws.access import Access, AccountAccess, RoleToAssume
 from workers.kms.aws.clients import AwsClients
 from workers.kms.aws.failures import STATE_CODES, VENDOR_ERRORS, Failure, RegionUnanswered, unusable
 from workers.kms.aws.permissions import ACTIONS
 from workers.kms.aws.regions import RegionMemory
 from workers.kms.aws.roles import ASSUME_ROLE, RoleNotAssumed, attempts_of
 from workers.kms.port import Context, Description, Opened, RootWrap
-from workers.kms.rate_limit.budget import Meter, live
+from workers.kms.rate_limit.budget import RateLimiter, live
 from workers.runtime.logs import log
 
 MAX_BLOB_BYTES = 6144
 """The longest CiphertextBlob that KMS takes (botocore's model): a longer one is no blob."""
 
 DEFAULT_ATTEMPTS = 3
-"""Tries of one call; past these, whoever asked decides when to ask again."""
+"""Tries of one call; past these, the caller decides when to ask again."""
 
 
 class AwsKms:
@@ -51,7 +51,7 @@ class AwsKms:
         timeout_seconds: float = 10.0,
         attempts: int = DEFAULT_ATTEMPTS,
         access: Access | None = None,
-        meter: Meter | None = None,
+        rate_limiter: RateLimiter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.calls: dict[str, int] = {}
@@ -59,30 +59,30 @@ class AwsKms:
         self._counting = threading.Lock()
         self._timeout_seconds = timeout_seconds
         self._access = access or {}
-        self._meter = meter or Meter()
+        self._rate_limiter = rate_limiter or RateLimiter()
         self._clients = AwsClients(
             concurrency=concurrency,
             attempts=attempts,
             count=self._count,
-            throttled=lambda region, role: self._meter.throttled(budget_scope(region, role)),
+            throttled=lambda region, role: self._rate_limiter.throttled(budget_scope(region, role)),
         )
 
     def main_key(self, uri: MainKeyUri) -> AwsMainKey:
-        """The key that `uri` names. Raises MalformedMainKeyUri."""
+        """Return the key that `uri` names. Raises MalformedMainKeyUri."""
         return AwsMainKey(self, uri)
 
     def access_to(self, account: str) -> AccountAccess | None:
-        """How an account's keys are reached; None: directly."""
+        """Return how an account's keys are reached; None: directly."""
         return self._access.get(account)
 
-    async def admit(self, main_key: MainKeyUri, operation: str, region: str, role: Role | None) -> None:
-        """Wait until the budget of who calls has room. Raises KmsBudgetSpent."""
-        await self._meter.admit(budget_scope(region, role), main_key, operation)
+    async def admit(self, main_key: MainKeyUri, operation: str, region: str, role: RoleToAssume | None) -> None:
+        """Wait until the caller's budget admits a call. Raises KmsBudgetSpent."""
+        await self._rate_limiter.admit(budget_scope(region, role), main_key, operation)
 
     async def call(
-        self, operation: str, region: str, parameters: dict[str, Any], role: Role | None = None
+        self, operation: str, region: str, parameters: dict[str, Any], role: RoleToAssume | None = None
     ) -> dict[str, Any]:
-        """Make one API call ("GenerateDataKey"). Raises VENDOR_ERRORS; waiting for room does not count as time."""
+        """Make one API call ("GenerateDataKey"). Raises VENDOR_ERRORS; waiting for a slot does not count as time."""
         if operation not in ACTIONS:
             raise ValueError(f"{operation} is in no policy: add it to aws_permissions.")
         async with self._clients.lend(region, role) as client, asyncio.timeout(self._timeout_seconds):
@@ -95,7 +95,9 @@ class AwsKms:
                 raise
             finally:
                 self._count(operation, made)
-                self._meter.spent(budget_scope(region, role), max(0, made - 1))  # what the SDK repeated by itself
+                self._rate_limiter.spent(
+                    budget_scope(region, role), max(0, made - 1)
+                )  # what the SDK repeated by itself
             return answer
 
     async def close(self) -> None:
@@ -123,7 +125,7 @@ class AwsMainKey:
         return f"AwsMainKey({self.uri})"
 
     async def describe(self) -> Description:
-        """Its generation now; None where KMS hides it. Raises KmsRefused where it is unusable."""
+        """Return the key's generation now; None if KMS hides it. Raises KmsRefused if the key is unusable."""
         metadata = (await self._call("DescribeKey", KeyId=self.uri.name))["KeyMetadata"]
         cause = unusable(metadata)
         if cause is not None:
@@ -143,7 +145,7 @@ class AwsMainKey:
         return made, wrap
 
     async def wrap(self, material: bytes, context: Context) -> RootWrap:
-        """Wrap `material`, and open the wrap again: to compare (R6), and because Encrypt tells no generation."""
+        """Wrap `material`, and open the wrap again: to compare (R6), and because Encrypt reports no generation."""
         if len(material) != KEY_BYTES:
             raise ValueError(f"A key is {KEY_BYTES} bytes.")
         answer = await self._call("Encrypt", KeyId=self.uri.name, Plaintext=material, EncryptionContext=dict(context))
@@ -160,7 +162,9 @@ class AwsMainKey:
         return Opened(material=answer["Plaintext"], generation=answer.get("KeyMaterialId"))
 
     def can_rewrap_from(self, source: MainKeyUri) -> bool:
-        """Whether ReEncrypt can take a wrap of `source`: it sees one region of one partition, and calls as one role."""
+        """Return True if ReEncrypt can take a wrap of `source`: it sees one region of one partition, and calls as one
+        role.
+        """
         if source.scheme != AwsKms.scheme:
             return False
         other = AwsMainKey(self._kms, source)
@@ -198,7 +202,9 @@ class AwsMainKey:
             return await self._decrypt_by(backup, f"{region}: {error.detail}", parameters)
 
     def _backup(self) -> AwsMainKey | None:
-        """The same key in its account's backup region; None for a key of one region, and in that region itself."""
+        """Return the same key in its account's backup region; None for a single-region key, and in the backup region
+        itself.
+        """
         backup = self._arn.in_region(self._backup_region)
         return None if backup is None else AwsMainKey(self._kms, MainKeyUri(AwsKms.scheme, str(backup)))
 
@@ -212,7 +218,7 @@ class AwsMainKey:
             raise KmsUnreachable(main_key=str(self.uri), operation="Decrypt", detail=detail) from error
 
     async def _call(self, operation: str, source: MainKeyUri | None = None, /, **parameters: Any) -> dict[str, Any]:
-        """One call; a vendor's error leaves as one of ours. `source` is the other key that the call names."""
+        """Make one call; a vendor's error leaves as one of ours. `source` is the other key that the call names."""
         await self._kms.admit(self.uri, operation, self._arn.region, self._role)
         try:
             answer = await self._kms.call(operation, self._arn.region, parameters, self._role)
@@ -227,7 +233,7 @@ class AwsMainKey:
         return answer
 
     def _remember(self, failure: Failure, judged: KmsFailure | WrapRefused) -> None:
-        """What a failure tells of the region and of the key: for `_decrypt`."""
+        """Remember what a failure says of the region and of the key: for `_decrypt`."""
         memory = self._kms.memory
         if failure.is_silence:
             memory.note_silence(self._arn.region)
@@ -239,7 +245,7 @@ class AwsMainKey:
             memory.note_refusal(str(self.uri))
 
     async def _judged(self, failure: Failure, source: MainKeyUri | None) -> KmsFailure | WrapRefused:
-        """What a failure means: DescribeKey is asked where its code does not tell which state, or which key."""
+        """Judge a failure: DescribeKey is asked if its code does not say which state, or which key."""
         keys = [self] if source is None or source == self.uri else [AwsMainKey(self._kms, source), self]
         cause, is_clear = failure.cause, len(keys) == 1 and failure.code not in STATE_CODES
         if cause is None or is_clear or failure.operation in {"DescribeKey", ASSUME_ROLE}:
@@ -260,7 +266,9 @@ class AwsMainKey:
         return failure.translated() if cause in {Cause.DENIED, Cause.WRONG_USAGE} else failure.changing()
 
     async def _why_unusable(self) -> Cause | KmsUnreachable | None:
-        """What DescribeKey says. It waits for no turn: without its answer a refusal would pass for silence."""
+        """Ask DescribeKey why a key is unusable. The call waits for no slot: without its answer a refusal would pass
+        for silence.
+        """
         try:
             with live():
                 await self.describe()
@@ -271,7 +279,7 @@ class AwsMainKey:
         return None
 
 
-def budget_scope(region: str, role: Role | None) -> str:
+def budget_scope(region: str, role: RoleToAssume | None) -> str:
     """Whose quota a call counts against: KMS throttles the *caller's* account in a region, not the key's."""
     return f"{AwsKms.scheme}:{'own' if role is None else role.arn.split(':')[4]}/{region}"
 

@@ -1,4 +1,4 @@
-"""Which calls each operation of the AWS adapter makes, and which permissions each call takes. Policies come of this.
+"""The calls of each operation of the AWS adapter, and the permissions that each call takes. Policies come of this.
 
 The adapter makes no call that is not here; the contract suite, run with exactly these permissions, shows that none is
 too many.
@@ -33,14 +33,14 @@ BACKUP_CALLS = ("DescribeKey", "Decrypt")
 """What a backup key in another region is asked: to open, and which state refused."""
 
 POLLER_ACTIONS = (*ACTIONS["DescribeKey"], "kms:GetKeyRotationStatus")
-"""What watches main keys: reads alone. The second tells an operator whether the KMS rotates the key by itself."""
+"""What polls main keys: reads alone. The second shows an operator whether the KMS rotates the key by itself."""
 
 
 def actions_of(calls: tuple[str, ...]) -> list[str]:
-    """The permissions that these calls take, in order."""
+    """List the permissions that these calls take, in order."""
     return sorted({action for call in calls for action in ACTIONS[call]})
 
 
 def all_actions() -> list[str]:
-    """The permissions that a main key in use takes, in order."""
+    """List the permissions that a main key in use takes, in order."""
     return actions_of(tuple(call for calls in CALLS.values() for call in calls))

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from schemas.keys import AwsKeyArn, MainKeyUri
 from workers.errors import Denial, DeniedBy
-from workers.kms.aws.access import Access, Role
+from workers.kms.aws.access import Access, RoleToAssume
 from workers.kms.aws.permissions import BACKUP_CALLS, POLLER_ACTIONS, UNBOUND, actions_of, all_actions
 from workers.kms.port import ENVIRONMENT_KEY
 
@@ -28,7 +28,8 @@ Json = dict[str, Any]
 def environment_policies(
     environment: UUID, main_keys: Iterable[MainKeyUri], *, principal: str, access: Access | None = None
 ) -> Json:
-    """All that an environment's live main keys take: `keys` (ARN → policy to add), `roles` to assume, and `principal`.
+    """Return all that an environment's live main keys take: `keys` (ARN → policy to add), `roles` to assume, and
+    `principal`.
 
     `principal` is keyrepack's own ARN. Where an account's access names a role, that one is who uses its keys. Main keys
     of other kinds have no AWS policy, and are left out.
@@ -54,17 +55,17 @@ def environment_policies(
 
 
 def key_statements(environments: Collection[UUID], *, principal: str) -> list[Json]:
-    """The statements that a main key's policy needs for these environments."""
+    """Return the statements that a main key's policy needs for these environments."""
     return _statements(all_actions(), environments, {"Principal": {"AWS": principal}, "Resource": "*"})
 
 
 def backup_statements(environments: Collection[UUID], *, principal: str) -> list[Json]:
-    """The statements that a backup key's policy needs: it opens, and wraps nothing."""
+    """Return the statements that a backup key's policy needs: it opens, and wraps nothing."""
     return _statements(actions_of(BACKUP_CALLS), environments, {"Principal": {"AWS": principal}, "Resource": "*"})
 
 
-def trust_statement(role: Role, *, principal: str) -> Json:
-    """The statement that a role's trust policy needs."""
+def trust_statement(role: RoleToAssume, *, principal: str) -> Json:
+    """Return the statement that a role's trust policy needs."""
     statement: Json = {
         "Sid": "KeyrepackAssume",
         "Effect": "Allow",
@@ -79,7 +80,7 @@ def trust_statement(role: Role, *, principal: str) -> Json:
 def worker_policy(
     environments: Collection[UUID], main_keys: Iterable[MainKeyUri], *, access: Access | None = None
 ) -> Json:
-    """What the role that workers run as needs of its own: the keys of accounts without a role, and those roles."""
+    """Return what the workers' role needs of its own: the keys of accounts without a role, and the roles to assume."""
     access, arns = access or {}, _arns(main_keys)
     own = [arn for arn in arns if _role(arn, access) is None]
     backups = [backup for arn in own if (backup := _backup(arn, access)) is not None]
@@ -93,7 +94,7 @@ def worker_policy(
 
 
 def poller_policy(main_keys: Iterable[MainKeyUri], *, access: Access | None = None) -> Json:
-    """What the role that watches main keys needs, where it is not the workers': it describes, and opens nothing."""
+    """Return what the role that polls main keys needs, if it is not the workers': it describes, and opens nothing."""
     access, arns = access or {}, _arns(main_keys)
     own = sorted(str(arn) for arn in arns if _role(arn, access) is None)
     statements = _statements(sorted(POLLER_ACTIONS), [], {"Resource": own}) if own else []
@@ -101,20 +102,21 @@ def poller_policy(main_keys: Iterable[MainKeyUri], *, access: Access | None = No
 
 
 def dashboard_policy() -> Json:
-    """What the dashboard's role needs of AWS: nothing."""
+    """Return what the dashboard's role needs of AWS: nothing."""
     return _document([])
 
 
 def missing_statement(denial: Denial, environment: UUID, *, principal: str | None = None) -> Json | None:
-    """The very statement that is missing where AWS denied. None where none is: something denies, or nobody is named.
+    """Return the very statement that is missing if AWS denied; None if none is: a statement denies, or no principal is
+    named.
 
-    `principal` is keyrepack's own ARN, for where AWS did not tell whom it denied.
+    `principal` is keyrepack's own ARN, for denials in which AWS did not name the principal.
     """
     who = denial.principal or principal
     if denial.by is DeniedBy.EXPLICIT_DENY or who is None:
         return None
     if denial.by is DeniedBy.TRUST_POLICY:
-        return trust_statement(Role(denial.resource, denial.external_id), principal=who)
+        return trust_statement(RoleToAssume(denial.resource, denial.external_id), principal=who)
     bound = denial.action not in UNBOUND and denial.action.startswith("kms:")
     statement: Json = {"Sid": "KeyrepackMissing", "Effect": "Allow"}
     if denial.by is DeniedBy.KEY_POLICY:
@@ -124,7 +126,7 @@ def missing_statement(denial: Denial, environment: UUID, *, principal: str | Non
 
 
 def _statements(actions: list[str], environments: Collection[UUID], whose: Json) -> list[Json]:
-    """One statement for what has no encryption context, and one for what is held to these environments."""
+    """Return one statement for what has no encryption context, and one for what is held to these environments."""
     free = [action for action in actions if action in UNBOUND]
     bound = [action for action in actions if action not in UNBOUND]
     made = []
@@ -148,11 +150,11 @@ def _assuming(arns: list[AwsKeyArn], access: Access) -> list[Json]:
 
 
 def _arns(main_keys: Iterable[MainKeyUri]) -> list[AwsKeyArn]:
-    """The AWS keys among them, each once, in order."""
+    """List the AWS keys among the main keys, each once, in order."""
     return [AwsKeyArn.of(uri) for uri in sorted(set(main_keys)) if uri.scheme == SCHEME]
 
 
-def _role(arn: AwsKeyArn, access: Access) -> Role | None:
+def _role(arn: AwsKeyArn, access: Access) -> RoleToAssume | None:
     entry = access.get(arn.account)
     return None if entry is None else entry.role
 

@@ -1,4 +1,4 @@
-"""What a process remembers of regions and keys, so that a backup key is asked when it may be, and only then."""
+"""Remembers regions and keys, so that a backup key is asked when it may be, and only then."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ class RegionMemory:
         self._refused: set[str] = set()
 
     def note_silence(self, region: str) -> None:
-        """A region gave no answer at all."""
+        """Remember that a region gave no answer at all."""
         self._silent_until[region] = self._clock() + SILENCE_SECONDS
 
     def forget_silence(self, region: str) -> None:
-        """A region answered, whatever it said; or there is no other way than to ask it again."""
+        """Forget a region's silence: it answered, whatever it said, or there is no other way than to ask it again."""
         self._silent_until.pop(region, None)
 
     def is_silent(self, region: str) -> bool:
-        """Whether a region gave no answer within the last SILENCE_SECONDS, and none since."""
+        """Return True if a region gave no answer within the last SILENCE_SECONDS, and none since."""
         return self._silent_until.get(region, 0.0) > self._clock()
 
     def note_refusal(self, main_key: str) -> None:
-        """A key was refused in its own region."""
+        """Remember that a key was refused in its own region."""
         self._refused.add(main_key)
 
     def note_use(self, main_key: str) -> None:
-        """A key opened a wrap in its own region. (That it can be described takes no refusal back.)"""
+        """Remember that a key opened a wrap in its own region. (That it can be described takes no refusal back.)"""
         self._refused.discard(main_key)
 
     def is_refused(self, main_key: str) -> bool:
-        """Whether the last word of a key's own region was no: an outage after it takes nothing of that back (R8)."""
+        """Return True if the last word of a key's own region was no: an outage after it takes nothing of that back
+        (R8).
+        """
         return main_key in self._refused

@@ -10,7 +10,7 @@ from aiobotocore.credentials import AioCredentialResolver, AioDeferredRefreshabl
 from aiobotocore.session import get_session
 from botocore.config import Config
 
-from workers.kms.aws.access import Role
+from workers.kms.aws.access import RoleToAssume
 
 SESSION_NAME = "keyrepack"
 """What CloudTrail shows a customer beside each call."""
@@ -32,7 +32,7 @@ Count = Callable[[str, int], None]
 class RoleNotAssumed(Exception):
     """AssumeRole failed, before the call to KMS that needed it. `error` is what STS, or the way to it, said."""
 
-    def __init__(self, role: Role, error: BaseException) -> None:
+    def __init__(self, role: RoleToAssume, error: BaseException) -> None:
         super().__init__(f"AssumeRole of {role.arn} failed.")
         self.role, self.error = role, error
 
@@ -57,8 +57,8 @@ class _Provider:
         return self._credentials
 
 
-def role_session(role: Role, region: str, config: Config, *, count: Count) -> aioboto3.Session:
-    """A session that calls as `role`. It asks the STS of its own region: another one's outage is none of its business.
+def role_session(role: RoleToAssume, region: str, config: Config, *, count: Count) -> aioboto3.Session:
+    """Open a session that calls as `role`, through the STS of its own region: another region's outage does not matter.
 
     `count` hears of every call to STS. A failure to assume the role is raised by the call that needs it, as
     RoleNotAssumed.
@@ -69,7 +69,7 @@ def role_session(role: Role, region: str, config: Config, *, count: Count) -> ai
     return aioboto3.Session(botocore_session=session)
 
 
-def _assuming(role: Role, region: str, config: Config, count: Count) -> Callable[[], Awaitable[dict[str, Any]]]:
+def _assuming(role: RoleToAssume, region: str, config: Config, count: Count) -> Callable[[], Awaitable[dict[str, Any]]]:
     wanted = {"RoleArn": role.arn, "RoleSessionName": SESSION_NAME, "DurationSeconds": DURATION_SECONDS}
     if role.external_id is not None:
         wanted["ExternalId"] = role.external_id
@@ -94,7 +94,7 @@ def _assuming(role: Role, region: str, config: Config, count: Count) -> Callable
 
 
 def attempts_of(answer: Any) -> int:
-    """How many tries an answer, or a vendor's error, took."""
+    """Count the tries that an answer, or a vendor's error, took."""
     told = getattr(answer, "response", answer)
     metadata = told.get("ResponseMetadata", {}) if isinstance(told, dict) else {}
     return 1 + int(metadata.get("RetryAttempts", 0))

@@ -16,13 +16,12 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from schemas.keys import KEY_BYTES, MainKeyUri
+from schemas.keys import KEY_BYTES, MANAGED, MainKeyUri
 from workers.errors import NotConfigured
 from workers.kms.local.private_file import read_private, stamp
 from workers.kms.local.soft import MAX_GENERATION_LENGTH, SoftKey
 from workers.kms.port import Context, Description, Opened, RootWrap
 
-URI = MainKeyUri("managed", "")
 MODE = 0o600
 MAX_FILE_BYTES = 1_000_000
 """Some ten thousand generations: a longer file is another file."""
@@ -46,7 +45,7 @@ class ManagedKms:
         self._key: SoftKey | None = None
 
     def main_key(self, uri: MainKeyUri) -> ManagedMainKey:
-        """The platform's key. Raises MalformedMainKeyUri."""
+        """Return the platform's key. Raises MalformedMainKeyUri."""
         return ManagedMainKey(self, MainKeyUri.parse(str(uri)))
 
     async def close(self) -> None:
@@ -54,7 +53,9 @@ class ManagedKms:
         self._key, self._seen = None, ()
 
     def soft_key(self, operation: str) -> SoftKey:
-        """The secrets in the file now. Raises NotConfigured without a file, or with one that is not as it must be."""
+        """Return the secrets in the file now. Raises NotConfigured without a file, or with one that is not as it must
+        be.
+        """
         self.calls[operation] = self.calls.get(operation, 0) + 1
         if self._path is None:
             raise NotConfigured(f"{_CLOSED}.", "No file is set.", _REMEDY)
@@ -76,7 +77,7 @@ class ManagedMainKey:
         return f"ManagedMainKey({self.uri})"
 
     async def describe(self) -> Description:
-        """Its generation now."""
+        """Return the key's generation now."""
         return Description(main_key=self.uri, generation=self._kms.soft_key("describe").current)
 
     async def generate(self, context: Context) -> tuple[Opened, RootWrap]:
@@ -94,7 +95,7 @@ class ManagedMainKey:
         return self._kms.soft_key("unwrap").open(blob, context)
 
     def can_rewrap_from(self, source: MainKeyUri) -> bool:
-        """Whether `source` is this key, at an older generation."""
+        """Return True if `source` is this key, at an older generation."""
         return source == self.uri
 
     async def rewrap(self, blob: bytes, context: Context, source: MainKeyUri) -> RootWrap:
@@ -115,7 +116,7 @@ def create_managed_key_file(path: Path) -> str:
 
 
 def managed_generations(path: Path) -> list[str]:
-    """The generations in the file, oldest first: the last one wraps. Raises NotConfigured."""
+    """List the generations in the file, oldest first: the last one wraps. Raises NotConfigured."""
     return list(_read(path).secrets)
 
 
@@ -165,14 +166,14 @@ def _write_durably(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> SoftKey:
-    """The file's secrets. Raises NotConfigured; what is in the file never shows."""
+    """Read the file's secrets. Raises NotConfigured; what is in the file never shows."""
     text = read_private(path, max_bytes=MAX_FILE_BYTES, closed=_CLOSED, remedy=_REMEDY)
     found = _parsed(path, text.decode("ascii", errors="replace"))
-    return SoftKey(uri=URI, current=list(found)[-1], secrets=found)
+    return SoftKey(uri=MANAGED, current=list(found)[-1], secrets=found)
 
 
 def _parsed(path: Path, text: str) -> dict[str, bytes]:
-    """Generation → secret, in the file's order."""
+    """Parse the file: generation → secret, in the file's order."""
     found: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):

@@ -46,11 +46,11 @@ class MemoryKms:
         self._hooks: dict[str, Hook] = {}
 
     def main_key(self, uri: MainKeyUri) -> MemoryMainKey:
-        """The key that `uri` names. Raises MalformedMainKeyUri."""
+        """Return the key that `uri` names. Raises MalformedMainKeyUri."""
         return MemoryMainKey(self, MainKeyUri.parse(str(uri)), self._random_bytes)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no connection is held."""
 
     def rotate(self, name: str) -> str:
         """Add a generation, and wrap by it from now on; returns it. Raises KmsRefused for a deleted key."""
@@ -76,7 +76,7 @@ class MemoryKms:
         self._state(name).secrets.clear()
 
     def hide_generation(self, name: str, *, hidden: bool = True) -> None:
-        """Tell no generation, as some KMS do not."""
+        """Report no generation, as some KMSs do not."""
         self._state(name).hides_generation = hidden
 
     def before(self, operation: str, hook: Hook | None) -> None:
@@ -106,12 +106,12 @@ class MemoryKms:
             raise KmsRefused(main_key=main_key, cause=refusal, operation=operation)
 
     def soft_key(self, name: str) -> SoftKey:
-        """The key's secrets as they are now."""
+        """Return the key's secrets as they are now."""
         secrets = dict(self._state(name).secrets)
         return SoftKey(uri=MainKeyUri("memory", name), current=list(secrets)[-1], secrets=secrets)
 
     def told(self, name: str, generation: str | None) -> str | None:
-        """The generation, unless it is hidden."""
+        """Return the generation, unless it is hidden."""
         return None if self._state(name).hides_generation else generation
 
     def _state(self, name: str) -> _State:
@@ -140,7 +140,7 @@ class MemoryMainKey:
         return f"MemoryMainKey({self.uri})"
 
     async def describe(self) -> Description:
-        """Its generation now."""
+        """Return the key's generation now."""
         await self._kms.enter("describe", self.uri.name)
         current = self._kms.soft_key(self.uri.name).current
         return Description(main_key=self.uri, generation=self._told(current))
@@ -164,7 +164,7 @@ class MemoryMainKey:
         return Opened(material=opened.material, generation=self._told(opened.generation))
 
     def can_rewrap_from(self, source: MainKeyUri) -> bool:
-        """Whether `source` is in the same memory."""
+        """Return True if `source` is in the same memory."""
         return source.scheme == MemoryKms.scheme
 
     async def rewrap(self, blob: bytes, context: Context, source: MainKeyUri) -> RootWrap:
@@ -183,7 +183,7 @@ class MemoryMainKey:
 
 
 def _used_up_one(state: _State, fault: str) -> bool:
-    """Whether a counted fault befalls this call."""
+    """Return True if a counted fault applies to this call."""
     left: int = getattr(state, fault)
     if left > 0:
         setattr(state, fault, left - 1)

@@ -10,7 +10,7 @@ from workers.errors import NotConfigured
 
 
 def stamp(path: Path, *, closed: str, remedy: str) -> tuple[int, ...]:
-    """What changes when the file does: its identity, permissions, times and size. Raises NotConfigured."""
+    """Return what changes when the file does: its identity, permissions, times and size. Raises NotConfigured."""
     try:
         found = path.stat()
     except OSError as error:
@@ -19,7 +19,7 @@ def stamp(path: Path, *, closed: str, remedy: str) -> tuple[int, ...]:
 
 
 def read_private(path: Path, *, max_bytes: int, closed: str, remedy: str) -> bytes:
-    """The file's content. Raises NotConfigured, beginning with `closed`, where others can reach it or it is too long.
+    """Read the file's content. Raises NotConfigured, beginning with `closed`, if others can reach it or it is too long.
 
     What is in the file never shows (R10).
     """

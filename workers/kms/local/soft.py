@@ -70,7 +70,7 @@ class SoftKey:
 
 
 def _generation_of(blob: bytes) -> tuple[str, int]:
-    """A wrap's generation, and where its nonce begins. Raises WrapRefused for bytes of another layout."""
+    """Read a wrap's generation, and where its nonce begins. Raises WrapRefused for bytes of another layout."""
     nonce_at = 2 + blob[1] if len(blob) > 1 else 0
     if len(blob) != nonce_at + NONCE_BYTES + KEY_BYTES + TAG_BYTES or blob[0] != LAYOUT:
         raise WrapRefused(reason=WrapReason.MALFORMED)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from schemas.keys import KEY_BYTES, MainKeyUri
+from schemas.keys import MANAGED as MANAGED
 from workers.errors import Cause, DatabaseFailed, KmsRefused, KmsUnreachable, WrapRefused
-from workers.kms.local.managed import URI as MANAGED
 from workers.kms.local.soft import SoftKey
 from workers.kms.port import Context, Description, KmsProvider, Opened, RootWrap
 
@@ -37,7 +37,7 @@ LoadSealed = Callable[[UUID], SealedKey | None]
 
 
 def sealing_context(environment: UUID, key: UUID) -> dict[str, str]:
-    """What a sealed key is bound to (R6): no root is bound to the same."""
+    """Return what a sealed key is bound to (R6): no root is bound to the same."""
     return {_ENVIRONMENT: str(environment), "keyrepack:uploaded-key": str(key)}
 
 
@@ -52,14 +52,14 @@ class UploadedKms:
         self._managed, self._load = managed, load
 
     def main_key(self, uri: MainKeyUri) -> UploadedMainKey:
-        """The key that `uri` names. Raises MalformedMainKeyUri."""
+        """Return the key that `uri` names. Raises MalformedMainKeyUri."""
         return UploadedMainKey(self, MainKeyUri.parse(str(uri)))
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no connection is held."""
 
     async def stored(self, operation: str, uri: MainKeyUri) -> SealedKey:
-        """The key as it is stored now. Raises KmsRefused where it is deleted, KmsUnreachable without the database."""
+        """Load the key as it is stored now. Raises KmsRefused if it is deleted, KmsUnreachable without the database."""
         self.calls[operation] = self.calls.get(operation, 0) + 1
         try:
             found = await asyncio.to_thread(self._load, UUID(uri.name))
@@ -72,7 +72,7 @@ class UploadedKms:
         return found
 
     async def soft_key(self, operation: str, uri: MainKeyUri, stored: SealedKey) -> SoftKey:
-        """The key itself, opened. Raises KmsRefused where the platform's own key does not open it."""
+        """Open the key itself. Raises KmsRefused if the platform's own key does not open it."""
         context = sealing_context(stored.environment, UUID(uri.name))
         try:
             opened = await self._managed.main_key(MANAGED).unwrap(stored.sealed or b"", context)
@@ -97,7 +97,7 @@ class UploadedMainKey:
         return f"UploadedMainKey({self.uri})"
 
     async def describe(self) -> Description:
-        """Its one generation. Raises KmsRefused where it is deleted, or does not open."""
+        """Return the key's one generation. Raises KmsRefused if it is deleted, or does not open."""
         await self._kms.soft_key("describe", self.uri, await self._kms.stored("describe", self.uri))
         return Description(main_key=self.uri, generation=GENERATION)
 

@@ -13,14 +13,15 @@ import aiohttp
 
 from workers.errors import NotConfigured
 from workers.kms.local.private_file import read_private, stamp
-from workers.kms.openbao.failures import Answer
-from workers.kms.rate_limit.concurrency import Room
+from workers.kms.openbao.failures import ApiAnswer
+from workers.kms.rate_limit.concurrency import CallLimiter
 
 VENDOR_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 """All that a request can raise. TimeoutError is our own deadline's."""
 
 ATTEMPTS = 2
-"""A kept connection may have been closed by the server just now: one more try tells. Every request may be repeated."""
+"""A kept connection may have been closed by the server just now: one more try shows it. Every request may be repeated.
+"""
 
 MAX_TOKEN_BYTES = 4096
 """Batch tokens, the longest, have some hundreds."""
@@ -49,20 +50,20 @@ class OpenBaoClient:
         self._token = ""
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._room = Room(concurrency)
+        self._room = CallLimiter(concurrency)
 
     def __repr__(self) -> str:
         return f"OpenBaoClient({self._address})"
 
     @property
     def address(self) -> str:
-        """The server's URL."""
+        """Return the server's URL."""
         return self._address
 
-    async def send(self, operation: str, path: str, body: Mapping[str, str] | None) -> Answer:
-        """One request: GET without a body, else POST. Raises VENDOR_ERRORS, NotConfigured without a usable token.
+    async def send(self, operation: str, path: str, body: Mapping[str, str] | None) -> ApiAnswer:
+        """Send one request: GET without a body, else POST. Raises VENDOR_ERRORS, NotConfigured without a usable token.
 
-        Waiting for room does not count as time.
+        Waiting for a slot does not count as time.
         """
         headers = self._headers()
         session = await self._open_session()
@@ -88,7 +89,7 @@ class OpenBaoClient:
         path: str,
         body: Mapping[str, str] | None,
         headers: Mapping[str, str],
-    ) -> Answer:
+    ) -> ApiAnswer:
         self.calls[operation] = self.calls.get(operation, 0) + 1
         method, url = "GET" if body is None else "POST", f"{self._address}/v1/{path}"
         # A redirect is no answer: following it would hand the token to whomever it names.
@@ -96,10 +97,10 @@ class OpenBaoClient:
             return _read_answer(response.status, await response.read())
 
     async def _open_session(self) -> aiohttp.ClientSession:
-        """The session of the loop that runs; one of a loop that has ended is of no use."""
+        """Return the session of the running loop; one of a loop that has ended is of no use."""
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            self._loop, self._room = loop, Room(self._concurrency)
+            self._loop, self._room = loop, CallLimiter(self._concurrency)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._concurrency),
                 timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
@@ -112,7 +113,7 @@ class OpenBaoClient:
         return headers | ({"X-Vault-Namespace": self._namespace} if self._namespace else {})
 
     def _read_token(self) -> str:
-        """The token in the file now; it is read again whenever the file changed."""
+        """Read the token in the file; it is read again whenever the file changed."""
         if self._token_file is None:
             raise NotConfigured(f"{_CLOSED}.", "No token file is set.", _REMEDY)
         seen = stamp(self._token_file, closed=_CLOSED, remedy=_REMEDY)
@@ -125,15 +126,15 @@ class OpenBaoClient:
         return self._token
 
 
-def _read_answer(status: int, body: bytes) -> Answer:
-    """An answer of the API; what a proxy or another server says has neither data nor errors."""
+def _read_answer(status: int, body: bytes) -> ApiAnswer:
+    """Read an answer of the API; what a proxy or another server says has neither data nor errors."""
     try:
         value: Any = json.loads(body)
     except (UnicodeDecodeError, ValueError, RecursionError):
         value = None
     told: dict[str, Any] = value if isinstance(value, dict) else {}
     data, errors = told.get("data"), told.get("errors")
-    return Answer(
+    return ApiAnswer(
         status=status,
         data=data if isinstance(data, dict) else None,
         errors=[str(each) for each in errors] if isinstance(errors, list) else None,

@@ -1,4 +1,4 @@
-"""What a failed answer of OpenBao's (or Vault's) transit engine means: a table from its sentences to our words.
+"""Translates failed answers of OpenBao's (or Vault's) transit engine: a table from its sentences to our words.
 
 The API has no error codes: a status and sentences. Locked data is the price of reading "no" where there was none, so
 only sentences that are a definite answer about the key refuse; a sentence that is not in the table is "no answer".
@@ -35,7 +35,7 @@ _AEAD_TYPES = frozenset({"aes256-gcm96", "chacha20-poly1305", "xchacha20-poly130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ApiAnswer:
     """One answer. `data` of a success and `errors` of a failure; a body that is not the API's has neither."""
 
     status: int
@@ -44,16 +44,18 @@ class Answer:
 
     @property
     def is_good(self) -> bool:
-        """Whether it holds what was asked for."""
+        """Return True if the answer holds what was asked for."""
         return self.status == 200 and self.data is not None
 
     def says(self, *sentences: str) -> bool:
-        """Whether any of its errors contains one of these."""
+        """Return True if any of the errors contains one of these sentences."""
         return any(sentence in error for error in self.errors or [] for sentence in sentences)
 
 
-def translated(answer: Answer, main_key: MainKeyUri, operation: str) -> KmsFailure | WrapRefused:
-    """The error that crosses the port, from the answer alone. 403 is no answer: who asks must look closer first."""
+def translated(answer: ApiAnswer, main_key: MainKeyUri, operation: str) -> KmsFailure | WrapRefused:
+    """Translate an answer into the error that crosses the port. A 403 alone is no answer: the caller must ask further
+    first.
+    """
     if answer.status == TOO_MANY_REQUESTS:
         return KmsThrottled(main_key=str(main_key), operation=operation, detail="OpenBao said 429.")
     if answer.status in {400, 404} and answer.errors is not None:
@@ -68,7 +70,7 @@ def translated(answer: Answer, main_key: MainKeyUri, operation: str) -> KmsFailu
 
 
 def refused(main_key: MainKeyUri, cause: Cause, operation: str, detail: str) -> KmsRefused:
-    """A refusal, with the remedy in OpenBao's own words where they differ from others'."""
+    """Make a refusal, with the remedy in OpenBao's own words if they differ from others'."""
     mount, _, key = main_key.name.rpartition("/")
     remedies = {
         Cause.DENIED: f"Give the token's policy `update` on {mount}/encrypt/{key} and {mount}/decrypt/{key}, and "
@@ -83,12 +85,12 @@ def refused(main_key: MainKeyUri, cause: Cause, operation: str, detail: str) -> 
 
 
 def unusable(described: dict[str, object]) -> Cause | None:
-    """Why a key that was read cannot be used; None where it can."""
+    """Return why a key that was read cannot be used; None if it can."""
     if described.get("type") not in _AEAD_TYPES or described.get("derived"):
         return Cause.WRONG_USAGE
     return Cause.PENDING_DELETION if described.get("soft_deleted") else None
 
 
-def is_policy_denial(answer: Answer) -> bool:
-    """Whether a 403 was said to a valid token, by a policy."""
+def is_policy_denial(answer: ApiAnswer) -> bool:
+    """Return True if a policy said the 403, to a valid token."""
     return answer.status == 403 and answer.errors == POLICY_DENIAL

@@ -25,21 +25,22 @@ from workers.kms.openbao.client import VENDOR_ERRORS, OpenBaoClient
 from workers.kms.openbao.failures import (
     TOO_MANY_REQUESTS,
     TOO_OLD,
-    Answer,
+    ApiAnswer,
     is_policy_denial,
     refused,
     translated,
     unusable,
 )
 from workers.kms.port import Context, Description, Opened, RootWrap
-from workers.kms.rate_limit.budget import Meter
+from workers.kms.rate_limit.budget import RateLimiter
 
 MAX_BLOB_BYTES = 1024
 """A wrap of 32 bytes has about 90: a longer one is none."""
 
 NEVER_CREATE = "none"
 """Sent as the key's type. Encrypting with a key that is not there would *create* it for a token that may: a deleted
-main key would come back empty. No type has this name, so the server refuses; where the key is there, it looks away."""
+main key would come back empty. No type has this name, so the server refuses; where the key is there, it is left alone.
+"""
 
 _BLOB = re.compile(rb"vault:v(?P<version>[1-9][0-9]{0,8}):[A-Za-z0-9+/]{4,}={0,2}")
 _OTHER_CONTEXT = {"keyrepack:proof": "another context"}
@@ -51,14 +52,14 @@ class OpenBaoKms:
     scheme = "openbao"
     is_remote = True
 
-    def __init__(self, client: OpenBaoClient, *, meter: Meter | None = None) -> None:
+    def __init__(self, client: OpenBaoClient, *, rate_limiter: RateLimiter | None = None) -> None:
         self.client = client
-        self.meter, self.budget_scope = meter or Meter(), f"{OpenBaoKms.scheme}:{client.address}"
+        self.rate_limiter, self.budget_scope = rate_limiter or RateLimiter(), f"{OpenBaoKms.scheme}:{client.address}"
         self.calls = client.calls
         self.binds_context = False  # until it is proven, once a process
 
     def main_key(self, uri: MainKeyUri) -> OpenBaoMainKey:
-        """The key that `uri` names. Raises MalformedMainKeyUri."""
+        """Return the key that `uri` names. Raises MalformedMainKeyUri."""
         return OpenBaoMainKey(self, MainKeyUri.parse(str(uri)))
 
     async def close(self) -> None:
@@ -78,7 +79,7 @@ class OpenBaoMainKey:
         return f"OpenBaoMainKey({self.uri})"
 
     async def describe(self) -> Description:
-        """Its latest version. Raises KmsRefused where it is unusable."""
+        """Return the key's latest version. Raises KmsRefused if it is unusable."""
         found = await self._call("read")
         cause = unusable(found)
         if cause is not None:
@@ -140,7 +141,7 @@ class OpenBaoMainKey:
         raise KmsRefused(main_key=str(self.uri), cause=cause, operation="encrypt", detail=detail, remedy=remedy)
 
     async def _call(self, operation: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """What a good answer holds; any other leaves as an error of ours."""
+        """Return what a good answer holds; any other leaves as an error of ours."""
         answer = await self._send(operation, body)
         if answer.is_good:
             return answer.data or {}
@@ -150,21 +151,21 @@ class OpenBaoMainKey:
             raise await self._why_too_old(operation, _generation_of(body["ciphertext"].encode()))
         raise translated(answer, self.uri, operation)
 
-    async def _send(self, operation: str, body: Mapping[str, str] | None = None) -> Answer:
+    async def _send(self, operation: str, body: Mapping[str, str] | None = None) -> ApiAnswer:
         paths = {"read": f"{self._mount}/keys/{self._key}", "lookup-self": "auth/token/lookup-self"}
         path = paths.get(operation, f"{self._mount}/{operation}/{self._key}")
-        await self._kms.meter.admit(self._kms.budget_scope, self.uri, operation)
+        await self._kms.rate_limiter.admit(self._kms.budget_scope, self.uri, operation)
         try:
             answer = await self._kms.client.send(operation, path, body)
         except VENDOR_ERRORS as error:
             name = type(error).__name__
             raise KmsUnreachable(main_key=str(self.uri), operation=operation, detail=f"{name}.") from error
         if answer.status == TOO_MANY_REQUESTS:
-            self._kms.meter.throttled(self._kms.budget_scope)
+            self._kms.rate_limiter.throttled(self._kms.budget_scope)
         return answer
 
     async def _why_denied(self, operation: str) -> KmsFailure | WrapRefused:
-        """What a 403 means: the same is said of a forbidden path, of a missing key, and to a token nobody knows."""
+        """Find out what a 403 means: the same is said of a forbidden path, a missing key, and to an unknown token."""
         if operation != "read":
             found = await self._send("read")
             if found.status != 403 and not found.is_good:
@@ -179,7 +180,9 @@ class OpenBaoMainKey:
         return KmsUnreachable(main_key=str(self.uri), operation=operation, detail=detail)
 
     async def _why_too_old(self, operation: str, generation: int) -> KmsFailure | WrapRefused:
-        """A version below min_decryption_version may be allowed again; one that was trimmed is gone for good."""
+        """Say why a version is too old: one below min_decryption_version may be allowed again; one that was trimmed is
+        gone.
+        """
         found = (await self._send("read")).data or {}
         available = found.get("min_available_version")
         if isinstance(available, int) and generation < available:
@@ -194,7 +197,7 @@ def _associated(context: Context) -> str:
 
 
 def _generation_of(blob: bytes) -> int:
-    """The version that a wrap names. Raises WrapRefused for bytes of another form."""
+    """Read the version that a wrap names. Raises WrapRefused for bytes of another form."""
     match = _BLOB.fullmatch(blob) if len(blob) <= MAX_BLOB_BYTES else None
     if match is None:
         raise WrapRefused(reason=WrapReason.MALFORMED)

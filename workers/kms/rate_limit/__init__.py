@@ -1,1 +1,1 @@
-"""How many calls a KMS is asked, and how many of them at once."""
+"""Limits calls to a KMS: how many per second, and how many at once."""

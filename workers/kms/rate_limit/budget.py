@@ -35,7 +35,7 @@ _background: ContextVar[bool] = ContextVar("keyrepack_background", default=False
 
 @contextmanager
 def background() -> Iterator[None]:
-    """Calls made in this block can wait: nobody sits before them."""
+    """Mark the KMS calls in this block as low priority: no interactive caller waits for them."""
     token = _background.set(True)
     try:
         yield
@@ -45,7 +45,7 @@ def background() -> Iterator[None]:
 
 @contextmanager
 def live() -> Iterator[None]:
-    """Calls made in this block cannot wait, though what surrounds it can."""
+    """Mark the KMS calls in this block as interactive, although the block around it is low priority."""
     token = _background.set(False)
     try:
         yield
@@ -54,7 +54,7 @@ def live() -> Iterator[None]:
 
 
 def is_background() -> bool:
-    """Whether who calls can wait."""
+    """Return True if the caller can wait."""
     return _background.get()
 
 
@@ -67,7 +67,7 @@ class Terms:
     live_share: float
 
     def among(self, processes: int) -> Terms:
-        """One process's part, where nobody counts for all of them."""
+        """Return one process's part, for when no Redis counts for all of them."""
         return Terms(rate=self.rate / processes, burst=max(1.0, self.burst / processes), live_share=self.live_share)
 
     @property
@@ -97,10 +97,10 @@ class Budget(Protocol):
         """Count calls that did not ask: live ones, and the repeats of others."""
 
     async def slow_down(self, scope: str) -> None:
-        """The KMS said "too fast": halve the rate."""
+        """Halve the rate: the KMS said "too fast"."""
 
     async def left(self) -> list[Left]:
-        """What is left, by scope; of scopes that were called."""
+        """Return what is left of the budget, by scope; of scopes that were called."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -147,7 +147,7 @@ class Bucket:
             self.background = min(0.0, self.background)
 
     def told(self, scope: str) -> Left:
-        """For whoever watches."""
+        """Return what is left, for those who monitor it."""
         full = self.terms.rate
         return Left(scope=scope, rate=self.rate, full_rate=full, background=self.background, live=self.live)
 
@@ -176,7 +176,7 @@ class LocalBudget:
         return [self._bucket(scope).told(scope) for scope in sorted(self._buckets)]
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: no connection is held."""
 
     def _bucket(self, scope: str) -> Bucket:
         terms, now = self._terms, self._clock()
@@ -189,8 +189,8 @@ class LocalBudget:
 
 
 @dataclass(slots=True, kw_only=True)
-class Meter:
-    """What an adapter asks before a call, and tells after it. On one event loop. Without a budget nobody waits."""
+class RateLimiter:
+    """Rate limiter of KMS adapters: `admit` before a call, `spent` or `throttled` after. One event loop only."""
 
     budget: Budget | None = None
     patience: float = 10.0  # seconds that a background call waits; a lease has to outlast it
@@ -199,7 +199,7 @@ class Meter:
     _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def admit(self, scope: str, main_key: MainKeyUri, operation: str) -> None:
-        """Let a live call through, and a background one when it is its turn. Raises KmsBudgetSpent."""
+        """Let a live call through, and a background one when the budget admits it. Raises KmsBudgetSpent."""
         if self.budget is None:
             return
         if not is_background():
@@ -213,7 +213,7 @@ class Meter:
             raise KmsBudgetSpent(main_key=str(main_key), operation=operation, detail=detail) from None
 
     def spent(self, scope: str, calls: int) -> None:
-        """Count calls that did not wait. Told in passing: nobody waits for the count either."""
+        """Count calls that did not wait. Sent in the background: no caller waits for the count either."""
         if self.budget is None or not calls:
             return
         is_telling = scope in self._owed
@@ -222,7 +222,7 @@ class Meter:
             self._tell(self._pay(self.budget, scope))
 
     def throttled(self, scope: str) -> None:
-        """The KMS said "too fast"."""
+        """Slow down: the KMS said "too fast"."""
         if self.budget is not None:
             self._tell(self.budget.slow_down(scope))
 

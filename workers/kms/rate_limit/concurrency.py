@@ -1,4 +1,4 @@
-"""Room for so many calls at once from one process. A part of it is kept for live calls."""
+"""Limits how many calls run at once from one process. A part of it is kept for live calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEPT_FOR_LIVE = 4
 """One place in so many: a slow KMS fills the others with a repack's calls."""
 
 
-class Room:
+class CallLimiter:
     """Places for calls, on one event loop."""
 
     def __init__(self, places: int) -> None:
@@ -21,7 +21,7 @@ class Room:
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
-        """One place, once there is one."""
+        """Take one slot, once there is one."""
         if not is_background():
             async with self._all:
                 yield

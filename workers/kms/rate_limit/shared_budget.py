@@ -28,7 +28,7 @@ AWAY_SECONDS = 5.0
 """How long a Redis that failed is left alone: each question to it could take as long as its time-out."""
 
 FORGET_SECONDS = 3600
-"""A bucket that nobody asked for this long is full, and need not be kept."""
+"""A bucket that was not asked for this long is full, and need not be kept."""
 
 SCRIPT = f"""
 local rate_full, burst, share = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -121,7 +121,7 @@ class SharedBudget:
         await self._client.aclose()
 
     async def _ask(self, scope: str, act: str, calls: int = 0) -> list[float] | None:
-        """What the script says; None while Redis is away."""
+        """Run the script; None while Redis is away."""
         if self._clock() < self._away_until:
             return None
         terms = self._terms
@@ -138,6 +138,6 @@ class SharedBudget:
 
 
 def make_budget(url: str | None, terms: Terms, *, processes: int, tls: Mapping[str, Any] | None = None) -> Budget:
-    """The budget of an installation. Without a Redis each of its processes takes its part of the rate."""
+    """Make the budget of an installation. Without a Redis each of its processes takes its part of the rate."""
     alone = LocalBudget(terms.among(processes))
     return alone if url is None else SharedBudget(url, terms, alone=alone, tls=tls)

@@ -1,4 +1,4 @@
-"""What revisions do on large tables under working programs."""
+"""Operations of revisions on large tables under working programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from alembic import op
 
 
 def create_index(name: str, table: str, columns: list[str], **options: Any) -> None:
-    """An index that is built while others write (PostgreSQL: CONCURRENTLY, outside any transaction).
+    """Create an index while others write (PostgreSQL: CONCURRENTLY, outside any transaction).
 
     One whose building was cut off is there and invalid: it is dropped and built anew.
     """

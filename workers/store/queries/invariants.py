@@ -43,7 +43,7 @@ def _first(connection: Connection, query: Select[Any]) -> Rows:
 
 
 def minted_twice(connection: Connection, environment: int) -> Rows:
-    """Wrapping keys with two versions of one repack (key_id, repack)."""
+    """Find wrapping keys with two versions of one repack (key_id, repack)."""
     versions, keys = wrapping_versions.c, wrapping_keys.c
     query = select(keys.key_id, versions.repack).join_from(wrapping_versions, wrapping_keys)
     query = query.where(keys.environment == environment, versions.repack.is_not(None))
@@ -63,7 +63,7 @@ def newest_walks(connection: Connection, environment: int) -> Rows:
 
 
 def count_behind(connection: Connection, environment: int, shard: RowMapping) -> int:
-    """How many data keys lie between a shard's beginning and its cursor now."""
+    """Count the data keys between a shard's beginning and its cursor now."""
     columns = data_keys.c
     place = tuple_(columns.parent, columns.id)
     query = select(func.count()).where(
@@ -127,7 +127,7 @@ def cursors_astray(connection: Connection, environment: int) -> Rows:
 
 
 def versions_back(connection: Connection, environment: int) -> Rows:
-    """Wrapping keys whose active version is not their newest (key_id, version)."""
+    """Find wrapping keys whose active version is not their newest (key_id, version)."""
     versions, newer = wrapping_versions.c, wrapping_versions.alias("newer")
     query = (
         select(wrapping_keys.c.key_id, versions.version)
@@ -200,13 +200,13 @@ def committed_late(connection: Connection, environment: int) -> Rows:
 
 
 def newest_repack(connection: Connection, environment: int) -> RowMapping | None:
-    """The environment's newest repack as stored."""
+    """Read the environment's newest repack as stored."""
     query = select(repacks).where(repacks.c.environment == environment).order_by(repacks.c.id.desc()).limit(1)
     return connection.execute(query).mappings().first()
 
 
 def hanging_below(connection: Connection, environment: int, repack: int) -> Rows:
-    """Data keys that hang from an older version than the one a repack minted of their parent (key_id)."""
+    """Find data keys under an older version than the one that a repack minted of their parent (key_id)."""
     versions, columns = wrapping_versions.c, data_keys.c
     query = select(columns.key_id).join_from(data_keys, wrapping_versions, versions.wrapping_key == columns.parent)
     stale = columns.environment == environment, versions.repack == repack, columns.parent_version < versions.version
@@ -224,7 +224,7 @@ def left_versions(connection: Connection, environment: int, repack: int) -> Rows
 
 
 def misplaced_root_wraps(connection: Connection, environment: int) -> Rows:
-    """Wraps of roots under a top version that is not live (kind, key, top_version)."""
+    """Find wraps of roots under a top version that is not live (kind, key, top_version)."""
     wraps, tops = root_wraps.c, top_versions.c
     is_live = select(1).where(tops.environment == wraps.environment, tops.version == wraps.top_version)
     query = select(wraps.kind, wraps.key, wraps.top_version).where(wraps.environment == environment)
@@ -249,17 +249,17 @@ def unmoved_roots(connection: Connection, environment: int) -> Rows:
 
 
 def list_states(connection: Connection, environment: int) -> Rows:
-    """Every repack of an environment with its state, oldest first (id, repack_id, state)."""
+    """List every repack of an environment with its state, oldest first (id, repack_id, state)."""
     columns = repacks.c
     query = select(columns.id, columns.repack_id, columns.state, columns.mode).where(columns.environment == environment)
     return connection.execute(query.order_by(columns.id)).mappings().all()
 
 
-# What was told -------------------------------------------------------------------------------------------------------
+# What was recorded---------------------------------------------------------------------------------------------------
 
 
 def told(connection: Connection) -> Iterator[RowMapping]:
-    """The outbox in order, a page at a time (id, type, body)."""
+    """Yield the outbox in order, a page at a time (id, type, body)."""
     after = 0
     while True:
         query = select(outbox.c.id, outbox.c.type, outbox.c.body).where(outbox.c.id > after).order_by(outbox.c.id)
@@ -271,7 +271,7 @@ def told(connection: Connection) -> Iterator[RowMapping]:
 
 
 def _history(environment: int) -> Select[Any]:
-    """The claims and checkpoints of an environment's shards."""
+    """Select the claims and checkpoints of an environment's shards."""
     columns = checkpoints.c
     query = select(columns.shard, columns.cursor_parent, columns.cursor_key)
     joined = query.join_from(checkpoints, shards).join(repacks, repacks.c.id == shards.c.repack)

@@ -71,7 +71,7 @@ class LostKey:
 
 
 def main_keys_in_use(connection: Connection, uris: list[str] | None) -> list[Use]:
-    """Every live top, by main key and environment; of these main keys alone, where given."""
+    """List every live top, by main key and environment; of these main keys alone, if given."""
     tops, columns = top_versions.c, environments.c
     query = (
         select(
@@ -96,7 +96,7 @@ def main_keys_in_use(connection: Connection, uris: list[str] | None) -> list[Use
 
 
 def root_groups(connection: Connection, uris: list[str] | None) -> Iterator[RootGroup]:
-    """The roots under every live top, counted; by environment, kind, top version and generation."""
+    """Yield the roots under every live top, counted; by environment, kind, top version and generation."""
     wraps, tops = root_wraps.c, top_versions.c
     active, moved = top_versions.alias("active"), root_wraps.alias("moved")
     is_stale = and_(tops.state != TopState.ACTIVE, moved.c.key.is_(None))
@@ -137,7 +137,7 @@ def root_groups(connection: Connection, uris: list[str] | None) -> Iterator[Root
 
 
 def environment_roots(connection: Connection, environment: int) -> dict[str | None, int]:
-    """How many of an environment's roots have their wrap under its top in force, by generation."""
+    """Count an environment's roots that have their wrap under its top in force, by generation."""
     wraps, tops = root_wraps.c, top_versions.c
     query = (
         select(wraps.generation, func.count())
@@ -151,7 +151,7 @@ def environment_roots(connection: Connection, environment: int) -> dict[str | No
 
 
 def records_of(connection: Connection, uris: list[str]) -> dict[str, dict[str, Any]]:
-    """What is known of these main keys, by URI."""
+    """Read what is known of these main keys, by URI."""
     found = {}
     for start in range(0, len(uris), MANY):
         query = select(main_keys).where(main_keys.c.uri.in_(uris[start : start + MANY]))
@@ -160,7 +160,7 @@ def records_of(connection: Connection, uris: list[str]) -> dict[str, dict[str, A
 
 
 def key_ids(connection: Connection, kind: KeyKind, rows: list[int]) -> dict[int, UUID]:
-    """The outer ids of keys, by row."""
+    """Return the outer ids of keys, by row."""
     table = wrapping_keys if kind == KeyKind.WRAPPING else data_keys
     found: dict[int, UUID] = {}
     for start in range(0, len(rows), MANY):
@@ -169,8 +169,8 @@ def key_ids(connection: Connection, kind: KeyKind, rows: list[int]) -> dict[int,
     return found
 
 
-def hanging_from(connection: Connection, main_key: str) -> dict[str, Counter[str | None]]:
-    """What the platform's own main key wraps, counted by generation: roots, uploaded keys, open upload parameters.
+def sealed_under_by_generation(connection: Connection, main_key: str) -> dict[str, Counter[str | None]]:
+    """Count what the platform's own main key wraps, by generation: roots, uploaded keys, open upload parameters.
 
     None: from before generations were written down.
     """
@@ -193,7 +193,7 @@ def hanging_from(connection: Connection, main_key: str) -> dict[str, Counter[str
 
 
 def every_key(connection: Connection, environment: int) -> Iterator[LostKey]:
-    """Each unshredded version of every key, by kind, level and row; streamed."""
+    """Stream each unshredded version of every key, by kind, level and row."""
     for level in range(1, _deepest(connection, environment) + 1):
         for query in (_wrapping(environment, level), _data(environment, level)):
             for row in connection.execute(query.execution_options(yield_per=1000)).mappings():

@@ -1,4 +1,4 @@
-"""Lists for people who look: a page at a time, by an index, and never a key's row."""
+"""Lists for people: a page at a time, by an index, and never a key's row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.store.models import audit, environments, repacks, top_versions, wra
 from workers.store.repacks import Repack, list_repacks
 
 SEARCHED = 20_000
-"""Audit records that one search looks through: the next one goes on where it stopped."""
+"""Audit records that one search reads: the next one goes on where it stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def list_standings(
     after: tuple[str, str] | None = None,
     limit: int = 50,
 ) -> list[Standing]:
-    """A page of environments by workspace and name. `lock`: none, any, or a cause; empty: all of them."""
+    """Read a page of environments by workspace and name. `lock`: none, any, or a cause; empty: all of them."""
     query = ENVIRONMENT.order_by(environments.c.workspace, environments.c.name).limit(limit)
     if text:
         query = query.where(_named(text))
@@ -120,7 +120,7 @@ def search_audit(
 ) -> tuple[list[AuditRecord], int | None]:
     """Audit records, the newest first, and from which one on to go on; None: there are no more.
 
-    `action` and `text` are parts, `actor` a part of who did it. One search looks through SEARCHED records at most.
+    `action` and `text` are parts, `actor` a part of who did it. One search reads SEARCHED records at most.
     """
     columns = audit.c
     top = before if before is not None else int(connection.execute(select(func.max(columns.seq))).scalar_one() or 0) + 1

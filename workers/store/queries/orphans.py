@@ -1,4 +1,4 @@
-"""What hangs from what is not there any more: questions that only a restored or damaged database answers with a yes."""
+"""Orphans: keys whose parent version is missing. Empty unless the database was restored or damaged."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ class WrappedBy:
 
     @property
     def is_live(self) -> bool:
-        """Whether it is in force, or a move takes roots away from it."""
+        """Return True if it is in force, or a move takes roots away from it."""
         return self.state in LIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hanging:
-    """Data keys of one level that hang from one version of a wrapping key. `is_there`: that version has its wrap."""
+    """Data keys of one level that are wrapped under one version of a wrapping key. `is_there`: that version has its
+    wrap.
+    """
 
     pair: Pair
     level: int
@@ -44,7 +46,7 @@ class Hanging:
 
 
 def wrapped_by(connection: Connection, environment: int) -> list[WrappedBy]:
-    """By which main keys an environment's roots are wrapped, the active top version first, then the newest."""
+    """List the main keys that wrap an environment's roots, the active top version first, then the newest."""
     tops, wraps = top_versions.c, root_wraps.c
     count = func.count(wraps.top_version)
     query = (
@@ -59,7 +61,7 @@ def wrapped_by(connection: Connection, environment: int) -> list[WrappedBy]:
 
 
 def wrapping_versions_of(connection: Connection, environment: int, level: int, *, after: int, limit: int) -> list[Link]:
-    """The unshredded versions of the next wrapping keys of a level, `limit` keys at a time."""
+    """Read the unshredded versions of the next wrapping keys of a level, `limit` keys at a time."""
     columns = wrapping_keys.c
     keys = select(columns.id).where(columns.environment == environment, columns.level == level, columns.id > after)
     query = LINK.where(
@@ -69,7 +71,7 @@ def wrapping_versions_of(connection: Connection, environment: int, level: int, *
 
 
 def hanging(connection: Connection, environment: int) -> Iterator[Hanging]:
-    """Below which versions data keys hang, roots aside; streamed."""
+    """Stream the versions that wrap data keys, roots aside."""
     columns, versions = data_keys.c, wrapping_versions.c
     groups = (
         select(columns.parent, columns.parent_version, columns.level, func.count().label("keys"))
@@ -91,7 +93,7 @@ def hanging(connection: Connection, environment: int) -> Iterator[Hanging]:
 
 
 def below(connection: Connection, environment: int, level: int, pairs: Collection[Pair]) -> Iterator[UUID]:
-    """The data keys of a level that hang from these versions; streamed."""
+    """Stream the data keys of a level that are wrapped under these versions."""
     columns = data_keys.c
     query = select(columns.key_id, columns.parent, columns.parent_version).where(
         columns.environment == environment, columns.level == level, columns.parent.in_({key for key, _ in pairs})
@@ -102,14 +104,14 @@ def below(connection: Connection, environment: int, level: int, pairs: Collectio
 
 
 def minted_and_told(connection: Connection, repack: int) -> tuple[int, int]:
-    """How many versions of wrapping keys a repack minted: (as the keys' tables have it, as its shards counted)."""
+    """Count the versions of wrapping keys that a repack minted: (by the keys' tables, by its shards' counts)."""
     versions = wrapping_versions.c
     stored = connection.execute(select(func.count()).where(versions.repack == repack)).scalar_one()
     return int(stored), totals(connection, repack).minted
 
 
 def closed_repacks(connection: Connection, environment: int) -> set[UUID]:
-    """The repacks of an environment whose moves this database knows to have closed."""
+    """List the repacks of an environment whose moves this database knows to have closed."""
     columns = repacks.c
     query = select(columns.repack_id).where(columns.environment == environment, columns.move_closed_at.is_not(None))
     return set(connection.execute(query).scalars())

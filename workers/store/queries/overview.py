@@ -64,7 +64,7 @@ class OutboxSum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollSum:
-    """The looks at main keys. `most_overdue_at`: when the look was due that has waited longest."""
+    """The polls of main keys. `most_overdue_at`: when the poll was due that has waited longest."""
 
     keys: int
     by_cause: Mapping[str, int]  # of keys that cannot be used, or gave no answer
@@ -82,12 +82,12 @@ class Tick:
 
 
 def open_outcomes(connection: Connection) -> Outcomes:
-    """Of repacks that have not ended."""
+    """Sum up the repacks that have not ended."""
     return _outcomes(connection, repacks.c.ended_at.is_(None))
 
 
 def ended_outcomes(connection: Connection, *, after: float, upto: float) -> Outcomes:
-    """Of repacks that ended in (after, upto] and stay ended: those with quarantined keys may be tried again."""
+    """Sum up the repacks that ended in (after, upto] and stay ended: those with quarantined keys may be tried again."""
     return _outcomes(
         connection,
         repacks.c.ended_at > after,
@@ -97,7 +97,7 @@ def ended_outcomes(connection: Connection, *, after: float, upto: float) -> Outc
 
 
 def quarantined_outcomes(connection: Connection) -> Outcomes:
-    """Of repacks that ended with keys set aside: few."""
+    """Sum up the repacks that ended with keys set aside: few."""
     return _outcomes(connection, text("repacks.state = 'finished_with_quarantine'"))  # the very words of its index
 
 
@@ -109,7 +109,7 @@ def _outcomes(connection: Connection, *conditions: ColumnElement[bool] | TextCla
 
 
 def stage_sums(connection: Connection) -> list[StageSum]:
-    """Of all open repacks together, by stage and level."""
+    """Sum up all open repacks together, by stage and level."""
     columns = shards.c
     left = func.sum(case((columns.expected > columns.seen, columns.expected - columns.seen), else_=0))
     is_unwalked = columns.state.in_([PENDING, LEASED]) & (columns.stage != Stage.SHRED)
@@ -156,19 +156,19 @@ def locked_by_cause(connection: Connection) -> dict[str, int]:
 
 
 def count_environments(connection: Connection) -> int:
-    """All of them."""
+    """Count all environments."""
     return int(connection.execute(select(func.count()).select_from(environments)).scalar_one())
 
 
 def outbox_sum(connection: Connection) -> OutboxSum:
-    """What waits to be published."""
+    """Sum up what waits to be published."""
     query = select(func.count(), func.min(outbox.c.created_at)).where(outbox.c.published_at.is_(None))
     waiting, oldest = connection.execute(query).one()
     return OutboxSum(waiting=int(waiting), oldest_at=oldest)
 
 
 def poll_sum(connection: Connection) -> PollSum:
-    """How the looks at main keys stand. A key that no environment uses any more is left out of what is overdue."""
+    """Sum up the polls of main keys. A key that no environment uses any more is left out of what is overdue."""
     live = [TopState.ACTIVE, TopState.DRAINING]
     used = select(top_versions.c.main_key).where(top_versions.c.state.in_(live)).distinct()
     in_use = main_keys.c.uri.in_(used)
@@ -179,13 +179,13 @@ def poll_sum(connection: Connection) -> PollSum:
 
 
 def newest_rejected_at(connection: Connection) -> float | None:
-    """When the last event was refused."""
+    """Return when the last event was refused."""
     query = select(rejected_events.c.rejected_at).order_by(rejected_events.c.id.desc()).limit(1)
     return connection.execute(query).scalar_one_or_none()
 
 
 def last_ticks(connection: Connection) -> list[Tick]:
-    """By job."""
+    """Return the last ticks, by job."""
     found = []
     for job in connection.execute(select(ticks.c.job).distinct().order_by(ticks.c.job)).scalars():
         query = select(ticks.c.at).where(ticks.c.job == job).order_by(ticks.c.slot.desc()).limit(2)
@@ -201,7 +201,7 @@ def oldest_block_at(connection: Connection) -> float | None:
 
 
 def open_progress(connection: Connection, *, limit: int) -> list[Mapping[str, Any]]:
-    """The newest open repacks, each with the sums of its shards in the stage and level it is at."""
+    """List the newest open repacks, each with the sums of its shards in the stage and level it is at."""
     at_work = (shards.c.repack == repacks.c.id) & (shards.c.stage == repacks.c.stage)
     at_work &= shards.c.level == repacks.c.level
     sums = [

@@ -1,4 +1,4 @@
-"""What still hangs from draining versions and is not set aside: late writers' keys."""
+"""Stragglers: late writers' keys, still wrapped under draining versions and not set aside."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select, tuple_
 
 from schemas.keys import KeyKind
-from workers.store.data_key_pages import Group
+from schemas.ranges import Group
 from workers.store.keys import Link, Pair
 from workers.store.models import data_keys, quarantine
 
 
 def read_stragglers(connection: Connection, links: Sequence[Link], *, limit: int) -> list[Group]:
-    """Data keys that hang from these versions (of one environment and level) and are not in quarantine."""
+    """Read data keys that are wrapped under these versions (of one environment and level) and are not in quarantine."""
     if not links:
         return []
     columns, held = data_keys.c, quarantine.c
@@ -43,7 +43,7 @@ def read_stragglers(connection: Connection, links: Sequence[Link], *, limit: int
 
 
 def unheld_versions(connection: Connection, links: Sequence[Link]) -> list[Link]:
-    """Those of these versions that are not themselves in quarantine."""
+    """Return those of these versions that are not themselves in quarantine."""
     if not links:
         return []
     held = quarantine.c

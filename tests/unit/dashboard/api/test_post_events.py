@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from producers.signing import generate_key, sign
 from schemas.events import CONTENT_TYPE, INBOUND, MAX_EVENT_BYTES
 from tests.engine import World
-from workers.events.receiving import handle_event
+from workers.events.handling import handle_event
 from workers.store.environments import Environment, get_environment
 from workers.store.inbox import list_rejected
 from workers.store.models import inbox
@@ -70,11 +70,18 @@ def dead_letters(world: World) -> list[str]:
 def test_a_signed_event_is_taken(post: Callable[..., Any], world: World, environment: Environment) -> None:
     """202 once, 200 for the same again, and one effect."""
     first, again = post(revoked(environment)), post(revoked(environment))
-    assert (first.status_code, first.json()["state"]) == (202, "received")
-    assert (again.status_code, len(world.rows(inbox))) == (202, 1)  # still waiting
+    assert (first.status_code, first.json()["state"]) == (202, "handled")  # R8: a revocation waits for nothing
+    assert (again.status_code, again.json()["state"], len(world.rows(inbox))) == (200, "handled", 1)
     assert locks(world, environment) == "revoked"
-    handled = post(revoked(environment))
-    assert (handled.status_code, handled.json()["state"]) == (200, "handled")
+
+
+def test_an_event_that_waits_is_taken_again(post: Callable[..., Any], world: World, environment: Environment) -> None:
+    """202 as long as it waits for its effect: the wake-up may have been lost."""
+    data = {"environment": str(environment.environment_id)}
+    rotated = {**revoked(environment), "type": "main_key.rotated", "data": data}
+    answers = [post(rotated, at=world.main.clock()) for _ in range(2)]
+    assert [(one.status_code, one.json()["state"]) for one in answers] == [(202, "received")] * 2
+    assert len(world.rows(inbox)) == 1
 
 
 def test_binary_mode_is_signed_over_the_whole_event(

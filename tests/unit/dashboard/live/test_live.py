@@ -9,15 +9,15 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from workers.dashboard.live.live import MOST_OF_ONE, Live, Watcher
+from workers.dashboard.live.live import MOST_OF_ONE, Live, StreamClient
 from workers.errors import DatabaseAway
 
 PATIENCE = 5.0
 
 
-def watcher(session: str = "s", lives: Callable[[], bool] = lambda: True) -> Watcher:
+def watcher(session: str = "s", lives: Callable[[], bool] = lambda: True) -> StreamClient:
     """A browser's open stream."""
-    return Watcher(session=session, lives=lives)
+    return StreamClient(session=session, lives=lives)
 
 
 async def next_regions(stream: AsyncIterator[str]) -> dict[str, str]:

@@ -42,7 +42,7 @@ def repack(world: World) -> Repack:
     environment = world.environment()
     usual_tree(world, environment)
     event = Event(id="e-1", source="/console", type="main_key.gone", data={"api_token": "hvs.CAESIJabcdefgh"})
-    take_event(world.main.database, event.to_bytes(), sources=Sources(None, allow_unsigned=True))
+    take_event(world.main, event.to_bytes(), sources=Sources(None, allow_unsigned=True))
     return until(world, world.start(environment), Stage.RENEW)
 
 
@@ -122,12 +122,12 @@ def test_live_regions_escape_as_pages_do(site: Site, world: World) -> None:
     environment = Keyring(world.main).create_environment(SCRIPT, "x", main_key="memory:a", actor="test")
     locking.revoke(world.main, [environment], actor="test", reason=SCRIPT)
     from workers.dashboard.live.streams import read_regions
-    from workers.dashboard.routes import Ask, Nothing
+    from workers.dashboard.routes import Ask, NoQuery
     from workers.dashboard.site import Visitor
 
     view = VIEWS[0]
     reader = Visitor(name="live", role=Role.VIEWER, session=None)
-    regions = read_regions(site, view, Ask(site=site, visitor=reader, path={}, form=Nothing()))
+    regions = read_regions(site, view, Ask(site=site, visitor=reader, path={}, form=NoQuery()))
     assert "&lt;script&gt;" in regions["live_locks"]
     assert not any("<script" in html for html in regions.values())
 
@@ -164,7 +164,7 @@ def test_many_browsers_on_a_run_read_it_together(
     monkeypatch.setattr(repacks, "view_repack", counted)
     with ThreadPoolExecutor(8) as threads:
         pages = [threads.submit(program("viewer").get, path, headers=REFRESH) for _ in range(8)]
-        poll(lambda: site.readings.asking == len(pages), 10, "all of them ask")
+        poll(lambda: site.page_reads.asking == len(pages), 10, "all of them ask")
         gate.set()
     assert {page.result().status_code for page in pages} == {200}
     assert reads[0] == 2
@@ -227,7 +227,7 @@ def test_without_the_broker_pages_show_what_the_database_knows(
     """They say so; what workers have to be woken for is closed, and what the database alone needs is not."""
     browser = visit("ada")
     broker.answers = False
-    site.glance.look()
+    site.overview_cache.refresh()
     page = browser.get("/overview")
     assert page.status_code == 200
     assert "The broker does not answer." in page.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workers.errors import NotConfigured
-from workers.kms.aws.access import Role, read_access
+from workers.kms.aws.access import RoleToAssume, read_access
 
 ACCOUNT = "111122223333"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/team/keyrepack"
@@ -25,7 +25,7 @@ def test_an_account_has_a_role_and_a_backup_region(tmp_path: Path) -> None:
     """Role, external id and backup region are read by account; each may be left out."""
     whole = {"role_arn": ROLE, "external_id": "e-1", "backup_region": "eu-central-1"}
     table = read_access(written(tmp_path, {ACCOUNT: whole, "444455556666": {"backup_region": "us-gov-east-1"}}))
-    assert (table[ACCOUNT].role, table[ACCOUNT].backup_region) == (Role(ROLE, "e-1"), "eu-central-1")
+    assert (table[ACCOUNT].role, table[ACCOUNT].backup_region) == (RoleToAssume(ROLE, "e-1"), "eu-central-1")
     assert (table["444455556666"].role, table["444455556666"].backup_region) == (None, "us-gov-east-1")
     assert read_access(written(tmp_path, {})) == {}
 

@@ -15,7 +15,7 @@ from tests.engine import World
 from workers.compose import build_services
 from workers.embedded.simulator import SimulatorClient, running_simulator
 from workers.errors import Denial, DeniedBy, NotConfigured
-from workers.kms.aws.access import AccountAccess, Role
+from workers.kms.aws.access import AccountAccess, RoleToAssume
 from workers.kms.aws.main_key import AwsKms
 from workers.kms.aws.permissions import all_actions
 from workers.kms.aws.policies import (
@@ -75,7 +75,9 @@ def test_an_environment_is_told_all_it_takes() -> None:
     users = {arn: {each["Principal"]["AWS"] for each in policy["Statement"]} for arn, policy in told["keys"].items()}
     assert users == {ARN: {ROLE}, MRK: {PRINCIPAL}, backup: {PRINCIPAL}}
     assert [each["Action"] for each in told["keys"][backup]["Statement"]] == [["kms:DescribeKey"], ["kms:Decrypt"]]
-    assert told["roles_to_assume"][ROLE]["Statement"] == [trust_statement(Role(ROLE, "e-1"), principal=PRINCIPAL)]
+    assert told["roles_to_assume"][ROLE]["Statement"] == [
+        trust_statement(RoleToAssume(ROLE, "e-1"), principal=PRINCIPAL)
+    ]
 
 
 def test_policies_are_canonical() -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from schemas.keys import MainKeyUri
 from workers.errors import KmsThrottled, KmsUnreachable, NotConfigured, WrapRefused
 from workers.kms.openbao.client import OpenBaoClient
-from workers.kms.openbao.failures import Answer
+from workers.kms.openbao.failures import ApiAnswer
 from workers.kms.openbao.main_key import OpenBaoKms
 from workers.runtime.settings import Settings
 
@@ -297,7 +297,7 @@ def test_nothing_shows_the_token(token_file: Path) -> None:
 
 def test_an_answers_repr_shows_nothing_of_it() -> None:
     """An answer holds plaintext, or what a token is: its repr has the status alone (R10)."""
-    assert TOKEN not in repr(Answer(status=200, data={"plaintext": TOKEN}))
+    assert TOKEN not in repr(ApiAnswer(status=200, data={"plaintext": TOKEN}))
 
 
 @pytest.mark.parametrize(

@@ -13,29 +13,31 @@ import pytest
 from schemas.keys import MainKeyUri
 from workers.embedded.simulator import SimulatorClient
 from workers.errors import Cause, KmsBudgetSpent, KmsRefused, KmsThrottled
-from workers.kms.aws.access import Role
+from workers.kms.aws.access import RoleToAssume
 from workers.kms.aws.main_key import AwsKms, budget_scope
 from workers.kms.port import encryption_context
-from workers.kms.rate_limit.budget import LocalBudget, Meter, Terms, background, is_background, live
-from workers.kms.rate_limit.concurrency import Room
-from workers.runtime.event_loop import Loop
+from workers.kms.rate_limit.budget import LocalBudget, RateLimiter, Terms, background, is_background, live
+from workers.kms.rate_limit.concurrency import CallLimiter
+from workers.runtime.event_loop import LoopThread
 
 URI = MainKeyUri.parse("memory:a")
 TERMS = Terms(rate=20.0, burst=10.0, live_share=0.2)
 CONTEXT = encryption_context(uuid4(), uuid4())
 
 
-def metered(**terms: float) -> Meter:
-    return Meter(budget=LocalBudget(Terms(**({"rate": 20.0, "burst": 10.0, "live_share": 0.2} | terms))), patience=0.5)
+def metered(**terms: float) -> RateLimiter:
+    return RateLimiter(
+        budget=LocalBudget(Terms(**({"rate": 20.0, "burst": 10.0, "live_share": 0.2} | terms))), patience=0.5
+    )
 
 
-def run(kms: AwsKms, meter: Meter, play: Callable[[], Awaitable[Any]]) -> Any:
+def run(kms: AwsKms, rate_limiter: RateLimiter, play: Callable[[], Awaitable[Any]]) -> Any:
     async def closed() -> Any:
         try:
             return await play()
         finally:
             await kms.close()
-            await meter.close()
+            await rate_limiter.close()
 
     return asyncio.run(closed())
 
@@ -44,9 +46,9 @@ def test_a_background_call_waits_for_its_turn() -> None:
     """At 20 calls a second, of which 16 are theirs, 8 of 16 calls have to wait: half a second."""
 
     async def play() -> float:
-        meter, started = Meter(budget=LocalBudget(TERMS), patience=5), time.monotonic()
+        rate_limiter, started = RateLimiter(budget=LocalBudget(TERMS), patience=5), time.monotonic()
         with background():
-            await asyncio.gather(*(meter.admit("s", URI, "Encrypt") for _ in range(16)))
+            await asyncio.gather(*(rate_limiter.admit("s", URI, "Encrypt") for _ in range(16)))
         return time.monotonic() - started
 
     assert asyncio.run(play()) >= 0.4
@@ -56,13 +58,13 @@ def test_a_live_call_never_waits_and_is_counted() -> None:
     """With the budget spent and a line of background calls before it, a live call goes through at once."""
 
     async def play() -> tuple[float, int]:
-        meter = metered()
+        rate_limiter = metered()
         with background():
-            line = [asyncio.create_task(meter.admit("s", URI, "Encrypt")) for _ in range(30)]
+            line = [asyncio.create_task(rate_limiter.admit("s", URI, "Encrypt")) for _ in range(30)]
         await asyncio.sleep(0)
         started = time.monotonic()
         for _ in range(100):
-            await meter.admit("s", URI, "Decrypt")
+            await rate_limiter.admit("s", URI, "Decrypt")
         took = time.monotonic() - started
         spent = sum(isinstance(each, KmsBudgetSpent) for each in await asyncio.gather(*line, return_exceptions=True))
         return took, spent
@@ -76,12 +78,12 @@ def test_who_waits_too_long_is_told_that_nobody_asked() -> None:
     """Past its patience a background call fails as one that was not made: the KMS said nothing about the key."""
 
     async def play() -> float:
-        meter = metered(rate=0.5, burst=1.0)
+        rate_limiter = metered(rate=0.5, burst=1.0)
         started = time.monotonic()
         with background():
-            await meter.admit("s", URI, "Encrypt")
+            await rate_limiter.admit("s", URI, "Encrypt")
             with pytest.raises(KmsBudgetSpent, match="the one of s, and") as caught:
-                await meter.admit("s", URI, "Encrypt")
+                await rate_limiter.admit("s", URI, "Encrypt")
         assert isinstance(caught.value, KmsThrottled)
         return time.monotonic() - started
 
@@ -94,7 +96,7 @@ def test_who_calls_is_known_on_the_loop_of_another_thread() -> None:
     async def ask() -> bool:
         return is_background()
 
-    loop = Loop()
+    loop = LoopThread()
     try:
         with background():
             assert loop.run(ask())
@@ -108,8 +110,8 @@ def test_who_calls_is_known_on_the_loop_of_another_thread() -> None:
 
 def test_every_throttled_try_slows_down_and_every_repeat_is_counted(simulator: SimulatorClient) -> None:
     """The SDK repeats by itself: two throttled tries of one call that succeeds are heard, and counted."""
-    meter = metered(rate=1.0, burst=100.0)
-    kms = AwsKms(meter=meter)
+    rate_limiter = metered(rate=1.0, burst=100.0)
+    kms = AwsKms(rate_limiter=rate_limiter)
     key = kms.main_key(simulator.create_main_key(region="eu-west-1"))
 
     async def play() -> Any:
@@ -117,10 +119,10 @@ def test_every_throttled_try_slows_down_and_every_repeat_is_counted(simulator: S
         simulator.inject("throttle", operation="DescribeKey", count=2)
         await key.describe()
         await asyncio.sleep(0.01)
-        assert meter.budget is not None
-        return await meter.budget.left()
+        assert rate_limiter.budget is not None
+        return await rate_limiter.budget.left()
 
-    (left,) = run(kms, meter, play)
+    (left,) = run(kms, rate_limiter, play)
     assert left.scope == "aws-kms:own/eu-west-1"
     assert left.rate < 0.6, "halved"
     assert left.live < 18, "two calls and two repeats, of a share of 20"
@@ -129,8 +131,8 @@ def test_every_throttled_try_slows_down_and_every_repeat_is_counted(simulator: S
 
 def test_background_calls_to_aws_wait_and_live_ones_do_not(simulator: SimulatorClient) -> None:
     """The adapter asks before each call: with nothing left a move waits, and a read beside it does not."""
-    meter = metered(rate=1.0, burst=2.0)
-    kms = AwsKms(meter=meter)
+    rate_limiter = metered(rate=1.0, burst=2.0)
+    kms = AwsKms(rate_limiter=rate_limiter)
     key = kms.main_key(simulator.create_main_key())
 
     async def play() -> None:
@@ -139,31 +141,31 @@ def test_background_calls_to_aws_wait_and_live_ones_do_not(simulator: SimulatorC
             await key.unwrap(wrap.blob, CONTEXT)
         await key.unwrap(wrap.blob, CONTEXT)
 
-    run(kms, meter, play)
+    run(kms, rate_limiter, play)
 
 
 def test_a_refusal_is_looked_into_though_nothing_is_left(simulator: SimulatorClient) -> None:
     """A refused move asks which key refuses and why: without a turn for that it would pass for a KMS that is away."""
-    meter = metered(rate=1.0, burst=3.0)
-    kms = AwsKms(meter=meter, attempts=1)
+    rate_limiter = metered(rate=1.0, burst=3.0)
+    kms = AwsKms(rate_limiter=rate_limiter, attempts=1)
     old, new = simulator.create_main_key(), simulator.create_main_key()
 
     async def play() -> None:
         _, wrap = await kms.main_key(old).generate(CONTEXT)
         simulator.set_state(new.name, "Disabled")
-        assert meter.budget is not None
-        (left,) = await meter.budget.left()
+        assert rate_limiter.budget is not None
+        (left,) = await rate_limiter.budget.left()
         assert 1 <= left.background < 2, "one call, the move's own"
         with background(), pytest.raises(KmsRefused) as caught:
             await kms.main_key(new).rewrap(wrap.blob, CONTEXT, old)
         assert (caught.value.cause, caught.value.main_key) == (Cause.DISABLED, str(new))
 
-    run(kms, meter, play)
+    run(kms, rate_limiter, play)
 
 
 def test_an_assumed_roles_account_pays() -> None:
     """KMS throttles the caller's account: with a role that is the role's, whoever owns the key."""
-    role = Role(arn="arn:aws:iam::444455556666:role/keyrepack")
+    role = RoleToAssume(arn="arn:aws:iam::444455556666:role/keyrepack")
     assert budget_scope("eu-west-1", None) == "aws-kms:own/eu-west-1"
     assert budget_scope("eu-west-1", role) == "aws-kms:444455556666/eu-west-1"
 
@@ -172,7 +174,7 @@ def test_a_place_is_kept_for_live_calls() -> None:
     """However many background calls are under way, a live one finds a place."""
 
     async def play() -> None:
-        room, held = Room(4), asyncio.Event()
+        room, held = CallLimiter(4), asyncio.Event()
 
         async def hold() -> None:
             async with room.enter():

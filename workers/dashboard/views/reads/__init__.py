@@ -1,1 +1,1 @@
-"""What pages and answers show, one file a subject: each makes one JSON document of the read models."""
+"""Documents of pages and answers, one file per subject: each makes one JSON document of the read models."""

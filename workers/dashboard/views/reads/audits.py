@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from workers.dashboard.routes import Ask, Document, Nothing
-from workers.maintenance.sweeper import verify_audit
+from workers.dashboard.routes import Ask, Document, NoQuery
+from workers.maintenance.audit_check import verify_audit
 from workers.store.audit import AuditRecord
 from workers.store.audit_checks import last_check
 from workers.store.environments import find_environment
@@ -19,7 +19,7 @@ from workers.store.types import read_clock
 PAGE = 50
 
 
-class Search(Nothing):
+class Search(NoQuery):
     """Which records."""
 
     action: str = Field(default="", max_length=100, description="Part of what was done, such as repack.paused.")
@@ -60,7 +60,7 @@ def audit(ask: Ask) -> Document:
 
 
 def record_json(record: AuditRecord) -> Document:
-    """One record; a certificate is named, not repeated."""
+    """Return one record as JSON; a certificate is named, not repeated."""
     facts = json.loads(record.facts)
     if "certificate" in facts:
         facts["certificate"] = "given"

@@ -8,18 +8,18 @@ from pydantic import Field
 
 from schemas.keys import MainKeyUri
 from schemas.states import Mode
-from workers.dashboard.live.counts import Counts
-from workers.dashboard.routes import Ask, Document, Nothing
+from workers.dashboard.live.counts import KeyCounts
+from workers.dashboard.routes import Ask, Document, NoQuery
 from workers.dashboard.views.hierarchy_svg import draw
 from workers.dashboard.views.reads.audits import record_json
 from workers.dashboard.views.reads.repacks import listed
 from workers.errors import NotFound
-from workers.locks.guards import next_replacement
-from workers.monitoring.repack_report import stage_views
+from workers.monitoring.progress import stage_views
 from workers.repack.dry_run import forecast
+from workers.repack.replacement_interval import next_replacement
 from workers.services import Services
 from workers.store import main_keys
-from workers.store.environments import all_tops, find_environment, get_environment, is_id
+from workers.store.environments import Environment, all_tops, find_environment, get_environment, is_id
 from workers.store.queries.inventory import environment_roots
 from workers.store.queries.listings import Standing, list_standings, search_audit
 from workers.store.repacks import latest_repack, list_repacks
@@ -30,7 +30,7 @@ PAGE = 50
 RECENT = 10
 
 
-class Which(Nothing):
+class EnvironmentFilter(NoQuery):
     """Which environments."""
 
     text: str = Field(default="", max_length=200, description="Part of workspace/name, or an id.")
@@ -40,7 +40,7 @@ class Which(Nothing):
     after: str = Field(default="", max_length=200, description="Only those after this workspace/name.")
 
 
-class Replacement(Nothing):
+class ReplacementPreview(NoQuery):
     """What the main key would be replaced by."""
 
     main_key: str = Field(default="", max_length=512, description="URI of the new main key; empty: nothing is tried.")
@@ -82,7 +82,7 @@ def _standing(one: Standing) -> Document:
 
 
 def environment(ask: Ask) -> Document:
-    """One environment: lock, main keys so far, keys by level, its hierarchy as a picture, its newest records."""
+    """Read one environment: lock, main keys so far, keys by level, its hierarchy as a picture, its newest records."""
     site = ask.site
     interval = site.services.settings.replacement_interval
     with site.services.database.read() as connection:
@@ -105,10 +105,7 @@ def environment(ask: Ask) -> Document:
         "workspace": found.workspace,
         "name": found.name,
         "created_at": found.created_at,
-        "lock": found.lock_cause,
-        "lock_detail": found.lock_detail,
-        "locked_at": found.locked_at,
-        "epoch": found.epoch,
+        **_lock(found),
         "main_key": active["main_key"],
         "generation": active["generation"],
         "looked": _looked(record),
@@ -125,8 +122,17 @@ def environment(ask: Ask) -> Document:
     }
 
 
+def _lock(found: Environment) -> Document:
+    return {
+        "lock": found.lock_cause,
+        "lock_detail": found.lock_detail,
+        "locked_at": found.locked_at,
+        "epoch": found.epoch,
+    }
+
+
 def environment_of(ask: Ask) -> str:
-    """The environment named in a path: its id, and nothing else."""
+    """Find the environment named in a path: its id, and nothing else."""
     reference = ask.path["environment"]
     if not is_id(reference):
         raise NotFound("environment", reference[:64], "Name it by its id.")
@@ -134,7 +140,7 @@ def environment_of(ask: Ask) -> str:
 
 
 def replace(ask: Ask) -> Document:
-    """What a replacement of the main key would come to; nothing is changed."""
+    """Work out what a replacement of the main key would come to; nothing is changed."""
     services, query = ask.site.services, ask.form
     with services.database.read() as connection:
         found = find_environment(connection, environment_of(ask))
@@ -161,14 +167,14 @@ def replace(ask: Ask) -> Document:
 
 
 def reread(services: Services, environment_id: str) -> Document:
-    """An environment after something was done to it."""
+    """Read an environment again after it was changed."""
     with services.database.read() as connection:
         found = get_environment(connection, find_environment(connection, environment_id).id)
     return {"id": str(found.environment_id), "workspace": found.workspace, "name": found.name, "lock": found.lock_cause}
 
 
 def _looked(record: main_keys.MainKeyRecord | None) -> Document | None:
-    """What was last seen of its main key."""
+    """Return what was last seen of its main key."""
     if record is None:
         return None
     return {
@@ -183,7 +189,7 @@ def _looked(record: main_keys.MainKeyRecord | None) -> Document | None:
     }
 
 
-def _by_level(counts: Counts | None) -> dict[str, Any] | None:
+def _by_level(counts: KeyCounts | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     return {kind: {str(level): number for level, number in levels.items()} for kind, levels in counts.keys.items()}

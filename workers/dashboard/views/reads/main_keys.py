@@ -1,4 +1,4 @@
-"""Main keys: how each is, what it is in use for, and what hangs from older generations of it."""
+"""Main keys: how each is, what it is in use for, and what is wrapped under older generations of it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import time
 
 from pydantic import Field
 
-from workers.dashboard.routes import Ask, Document, Nothing
-from workers.main_keys.inventory import Health, MainKeyView
+from workers.dashboard.routes import Ask, Document, NoQuery
+from workers.main_keys.inventory import MainKeyHealth, MainKeyView
 
 PAGE = 50
 NAMED = 5
 """Environments of a main key that are named on the page; the API has all of them."""
 
 
-class Which(Nothing):
+class MainKeyFilter(NoQuery):
     """Which main keys."""
 
     text: str = Field(default="", max_length=512, description="Part of its URI, or of an environment's name.")
-    health: str = Field(default="", pattern=f"^({'|'.join(Health)})?$", description=f"How it is: {', '.join(Health)}.")
+    health: str = Field(
+        default="", pattern=f"^({'|'.join(MainKeyHealth)})?$", description=f"How it is: {', '.join(MainKeyHealth)}."
+    )
     after: str = Field(default="", max_length=512, description="Only those after this URI.")
 
 
 def main_keys(ask: Ask) -> Document:
-    """Main keys in use, by URI."""
+    """List main keys in use, by URI."""
     query, settings = ask.form, ask.site.services.settings
     views = [view for view in ask.site.inventory.wait(None) if view.uri > query.after and _is_meant(view, query)]
     page = views[:PAGE]
@@ -38,7 +40,7 @@ def main_keys(ask: Ask) -> Document:
     }
 
 
-def _is_meant(view: MainKeyView, query: Which) -> bool:
+def _is_meant(view: MainKeyView, query: MainKeyFilter) -> bool:
     text = query.text.lower()
     named = text in view.uri.lower() or any(text in user.name.lower() for user in view.environments)
     return named and (not query.health or view.health == query.health)

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from workers.dashboard.live.overview_cache import Seen
+from workers.dashboard.live.overview_cache import OverviewSnapshot
 from workers.dashboard.redaction import redact
-from workers.dashboard.routes import Ask, Document, Nothing
+from workers.dashboard.routes import Ask, Document, NoQuery
 from workers.errors import NotFound
 from workers.monitoring.status import NOTICE_SECONDS
 from workers.store.inbox import count_unhandled, find_rejected, list_rejected
@@ -21,7 +21,7 @@ REVOCATION_SECONDS, ROTATION_SECONDS = 1.0, 10.0
 """What is promised: from a revocation to the last process that refuses; from a rotation's notice to its roots moved."""
 
 
-class Letters(Nothing):
+class Letters(NoQuery):
     """Which dead letters."""
 
     before: int | None = Field(default=None, ge=1, le=2**62, description="Only those older than this one.")
@@ -29,11 +29,11 @@ class Letters(Nothing):
 
 
 def overview(ask: Ask) -> Document:
-    """Everything at a glance."""
-    seen = ask.site.glance.latest()
+    """Read everything at a glance."""
+    seen = ask.site.overview_cache.latest()
     found = seen.overview
     return {
-        "verdict": asdict(seen.verdict),
+        "verdict": asdict(seen.status),
         "now": found.now,
         "environments": found.environments,
         "remaining": found.remaining,
@@ -50,7 +50,7 @@ def overview(ask: Ask) -> Document:
     }
 
 
-def machinery(seen: Seen) -> Document:
+def machinery(seen: OverviewSnapshot) -> Document:
     """Broker, queues, workers, the clock's jobs, the audit's last check."""
     found = seen.overview
     return {
@@ -63,8 +63,8 @@ def machinery(seen: Seen) -> Document:
     }
 
 
-def promises(seen: Seen, poll_interval: float) -> list[Document]:
-    """Times that are promised, beside those that were measured; None: there was nothing to measure."""
+def promises(seen: OverviewSnapshot, poll_interval: float) -> list[Document]:
+    """List times that are promised, beside those that were measured; None: there was nothing to measure."""
     took = [closed - begun for begun, closed in seen.rotations]
     notice = seen.overview.lock_notice_seconds
     return [
@@ -89,8 +89,8 @@ def promises(seen: Seen, poll_interval: float) -> list[Document]:
 
 
 def queues(ask: Ask) -> Document:
-    """The queues as the broker tells them, and the dead letters."""
-    seen, query = ask.site.glance.latest(), ask.form
+    """Read the queues as the broker reports them, and the dead letters."""
+    seen, query = ask.site.overview_cache.latest(), ask.form
     with ask.site.services.database.read() as connection:
         found = list_rejected(connection, limit=LETTERS, before=query.before, waiting=not query.all)
         unhandled, oldest = count_unhandled(connection)
@@ -105,7 +105,7 @@ def queues(ask: Ask) -> Document:
 
 
 def rejected(ask: Ask) -> Document:
-    """One dead letter, with what was sent."""
+    """Read one dead letter, with what was sent."""
     row = ask.path["letter"]
     if not row.isdigit() or len(row) > 18:
         raise NotFound("rejected event", row, "Its number is in the list of queues.")
@@ -115,8 +115,8 @@ def rejected(ask: Ask) -> Document:
 
 
 def workers(ask: Ask) -> Document:
-    """The processes and the clock's jobs."""
-    seen = ask.site.glance.latest()
+    """Read the processes and the clock's jobs."""
+    seen = ask.site.overview_cache.latest()
     return machinery(seen) | {"now": seen.overview.now}
 
 

@@ -7,16 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from schemas.states import ENDED, OPEN, RepackState
-from workers.dashboard.routes import Ask, Document, Nothing
+from workers.dashboard.routes import Ask, Document, NoQuery
 from workers.dashboard.views.heatmap import heat_map
-from workers.monitoring.repack_report import (
-    RepackView,
-    legal_actions,
-    outline,
-    repack_json,
-    time_left_range,
-    view_repack,
-)
+from workers.monitoring.progress import outline, time_left_range
+from workers.monitoring.repack_report import RepackView, repack_json, view_repack
 from workers.store.environments import find_environment
 from workers.store.queries.listings import names_of
 from workers.store.repacks import Repack, find_repack, list_repacks
@@ -32,7 +26,7 @@ WHICH: dict[str, frozenset[RepackState]] = {
 }
 
 
-class Which(Nothing):
+class RepackFilter(NoQuery):
     """Which repacks."""
 
     state: str = Field(default="", pattern=f"^({'|'.join(WHICH)})?$", description=f"Only these: {', '.join(WHICH)}.")
@@ -41,7 +35,7 @@ class Which(Nothing):
 
 
 def repacks(ask: Ask) -> Document:
-    """The newest repacks."""
+    """List the newest repacks."""
     query = ask.form
     with ask.site.services.database.read() as connection:
         only = find_environment(connection, query.environment).id if query.environment else None
@@ -59,7 +53,7 @@ def repacks(ask: Ask) -> Document:
 
 
 def listed(repack: Repack, environment: str) -> Document:
-    """What a list says of a repack."""
+    """Return what a list says of a repack."""
     return repack_json(repack, environment) | {
         "block": {"side": repack.block_side, "cause": repack.block_cause} if repack.block_side else None,
         "is_open": repack.is_open,
@@ -67,7 +61,7 @@ def listed(repack: Repack, environment: str) -> Document:
 
 
 def repack(ask: Ask) -> Document:
-    """One repack."""
+    """Read one repack."""
     site = ask.site
     with site.services.database.read() as connection:
         found = find_repack(connection, ask.path["repack"])
@@ -79,14 +73,14 @@ def repack(ask: Ask) -> Document:
 
 
 def describe(view: RepackView, shards: list[dict[str, Any]]) -> Document:
-    """The document of a repack."""
+    """Build the document of a repack."""
     document = view.as_json()
     found = view.repack
     left = time_left_range(view.stages, shards) if found.is_running else None
     return document | {
         "now": view.now,
         "seconds_left_range": list(left) if left is not None else None,
-        "actions": legal_actions(found),
+        "actions": found.legal_actions,
         "is_open": found.is_open,
         "is_running": found.is_running,
         "quarantine": document["quarantine"][:SHOWN_QUARANTINE],
