@@ -29,7 +29,7 @@ from workers.runtime.failpoints import Action, Point
 from workers.runtime.settings import Settings
 from workers.store.schema import migrate
 
-pytestmark = pytest.mark.failpoints
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("failpoints")]
 
 MEMORY = "/dev/shm"
 """A disk in memory, where there is one: hundreds of SQLite databases that commit durably would wait for each other."""

@@ -9,7 +9,6 @@ import pytest
 
 from tests.engine import World
 from workers.store.database import Database
-from workers.store.schema import migrate
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -20,13 +19,10 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgresql_url"))
 
 
-@pytest.fixture
-def url(empty_url: str) -> str:
-    """The URL of a database that was migrated."""
-    database = Database(empty_url)
-    migrate(database)
-    database.close()
-    return empty_url
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database with the schema."""
+    return str(request.getfixturevalue(f"migrated_{request.param}_url"))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.conftest import Migrated
 from workers.broker.waker import NullWaker
 from workers.cli import repack_control, session
 from workers.cli.application import run
@@ -21,9 +21,7 @@ from workers.kms.local.managed import create_managed_key_file
 from workers.repack.lifecycle import walk_slice
 from workers.runtime.settings import Settings
 from workers.services import Services
-from workers.store.database import Database
 from workers.store.repacks import list_repacks
-from workers.store.schema import migrate
 
 CLOSED_BROKER = "redis://127.0.0.1:1/0"
 
@@ -102,20 +100,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     structlog.reset_defaults()
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a database that is ready."""
-    path = tmp_path_factory.mktemp("migrated") / "keyrepack.db"
-    database = Database(f"sqlite:///{path}")
-    migrate(database)
-    database.close()
-    return path
-
-
 @pytest.fixture
-def keyrepack(bare: Keyrepack, migrated: Path) -> Keyrepack:
+def keyrepack(bare: Keyrepack, migrated: Migrated) -> Keyrepack:
     """A database that is ready, and the platform's own key."""
-    shutil.copy(migrated, bare.folder / "keyrepack.db")
+    migrated.sqlite(bare.folder / "keyrepack.db")
     create_managed_key_file(bare.folder / "managed.key")
     return bare
 

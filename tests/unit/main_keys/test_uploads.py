@@ -39,7 +39,6 @@ from workers.services import Services
 from workers.store.audit import records
 from workers.store.environments import Environment, create_environment, find_environment
 from workers.store.models import outbox, upload_params, uploaded_keys
-from workers.store.schema import migrate
 
 OAEP, AES = UploadAlgorithm.RSAES_OAEP_SHA_256, UploadAlgorithm.RSA_AES_KEY_WRAP_SHA_256
 KEY = bytes(range(100, 132))
@@ -47,12 +46,11 @@ ACTOR = "customer:ada"
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
+def services(migrated_sqlite_url: str, tmp_path: Path) -> Iterator[Services]:
     """A process's services on a fresh SQLite database, with one environment, acme/production."""
     create_managed_key_file(tmp_path / "managed.key")
-    url = SecretStr(f"sqlite:///{tmp_path / 'db.sqlite'}")
+    url = SecretStr(migrated_sqlite_url)
     made = build_services(Settings(database_url=url, managed_key_file=tmp_path / "managed.key"))
-    migrate(made.database)
     with made.database.write() as connection:
         for name in ("production", "staging"):
             create_environment(connection, workspace="acme", name=name, main_key="managed:", generation=None)

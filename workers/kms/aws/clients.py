@@ -18,6 +18,7 @@ from botocore.config import Config
 from workers.kms.aws.access import RoleToAssume
 from workers.kms.aws.failures import THROTTLES
 from workers.kms.aws.roles import Count, role_session
+from workers.kms.aws.sessions import new_session
 from workers.kms.rate_limit.concurrency import CallLimiter
 
 OpenClient = Callable[[str, RoleToAssume | None], AbstractAsyncContextManager[Any]]
@@ -72,7 +73,10 @@ class AwsClients:
 
     @asynccontextmanager
     async def _open(self, region: str, role: RoleToAssume | None) -> AsyncIterator[Any]:
-        session = aioboto3.Session() if role is None else role_session(role, region, self._config, count=self._count)
+        if role is None:
+            session = aioboto3.Session(botocore_session=new_session())
+        else:
+            session = role_session(role, region, self._config, count=self._count)
 
         def hear(parsed_response: dict[str, Any] | None = None, **_: Any) -> None:
             code = (parsed_response or {}).get("Error", {}).get("Code")

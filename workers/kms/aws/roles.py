@@ -7,10 +7,10 @@ from typing import Any
 
 import aioboto3
 from aiobotocore.credentials import AioCredentialResolver, AioDeferredRefreshableCredentials
-from aiobotocore.session import get_session
 from botocore.config import Config
 
 from workers.kms.aws.access import RoleToAssume
+from workers.kms.aws.sessions import new_session
 
 SESSION_NAME = "keyrepack"
 """What CloudTrail shows a customer beside each call."""
@@ -64,7 +64,7 @@ def role_session(role: RoleToAssume, region: str, config: Config, *, count: Coun
     RoleNotAssumed.
     """
     credentials = RoleCredentials(refresh_using=_assuming(role, region, config, count), method=_Provider.METHOD)
-    session = get_session()
+    session = new_session()
     session.register_component("credential_provider", AioCredentialResolver(providers=[_Provider(credentials)]))
     return aioboto3.Session(botocore_session=session)
 
@@ -76,7 +76,9 @@ def _assuming(role: RoleToAssume, region: str, config: Config, count: Count) -> 
 
     async def assume() -> dict[str, Any]:
         try:
-            async with aioboto3.Session().client("sts", region_name=region, config=config) as sts:
+            async with aioboto3.Session(botocore_session=new_session()).client(
+                "sts", region_name=region, config=config
+            ) as sts:
                 answer = await sts.assume_role(**wanted)
         except Exception as error:
             count(ASSUME_ROLE, attempts_of(error))

@@ -16,6 +16,7 @@ from workers.embedded.simulator import SimulatorClient
 from workers.errors import KmsThrottled, KmsUnreachable
 from workers.kms.aws.clients import silence_sdk
 from workers.kms.aws.main_key import AwsKms
+from workers.kms.aws.sessions import new_session
 
 CONTEXT = {"keyrepack:key": "1"}
 
@@ -190,3 +191,10 @@ def test_many_calls_at_once_open_one_client(simulator: SimulatorClient, monkeypa
 
     run(kms, play)
     assert opened == ["eu-west-1"]
+
+
+def test_sessions_share_the_loader_of_models() -> None:
+    """The models of AWS's APIs are parsed once a process, not once a role: that is most of a client's memory."""
+    one, two = new_session(), new_session()
+    assert one is not two
+    assert one.get_component("data_loader") is two.get_component("data_loader")
