@@ -291,16 +291,20 @@ class Template:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.rollback()
 
-    def world(self, **settings: Any) -> World:
-        """A new world; the one before must be closed."""
+    def world(self, *, source: Path | None = None, kms: MemoryKms | None = None, **settings: Any) -> World:
+        """A new world, or one that goes on from the database `source`; the one before must be closed."""
         self._database.close()
         for old in self._folder.glob(f"{self._made}.db*"):
             old.unlink()
         self._made += 1
         self._current, self._clock = self._folder / f"{self._made}.db", Clock()
-        shutil.copy(self._path, self._current)
+        shutil.copy(source or self._path, self._current)
         return World(
-            url=f"sqlite:///{self._current}", clock=self._clock, settings=settings, engine=self._database.engine
+            url=f"sqlite:///{self._current}",
+            kms=kms or MemoryKms(),
+            clock=self._clock,
+            settings=settings,
+            engine=self._database.engine,
         )
 
     def _redirect(self, _dialect: Any, _record: Any, arguments: list[Any], _options: Any) -> None:

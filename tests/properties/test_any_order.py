@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -289,12 +290,17 @@ class Story:
         self.world.close()
 
 
-@settings(max_examples=15)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_any_order(template: Template, seed: int) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.long)])
+def test_any_order(template: Template, examples: int) -> None:
     """Whatever order things happen in, the rules hold after each step and the end is the same."""
-    story = Story(template, seed)
-    try:
-        story.run()
-    finally:
-        story.close()
+
+    @settings(max_examples=examples)
+    @given(seed=st.integers(0, 2**32 - 1))
+    def told(seed: int) -> None:
+        story = Story(template, seed)
+        try:
+            story.run()
+        finally:
+            story.close()
+
+    told()

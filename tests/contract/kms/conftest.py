@@ -17,6 +17,7 @@ from schemas.keys import MainKeyUri
 from tests.servers import OpenBaoServer
 from workers.embedded.simulator import SimulatorClient, running_simulator
 from workers.errors import Cause
+from workers.kms.aws import clients
 from workers.kms.aws.main_key import AwsKms
 from workers.kms.local.managed import ManagedKms, create_managed_key_file, rotate_managed_key_file
 from workers.kms.local.memory import MemoryKms
@@ -294,6 +295,8 @@ def _rig(request: pytest.FixtureRequest, folder: Path) -> Rig:
 def _aws_rig(request: pytest.FixtureRequest) -> AwsRig:
     simulator: SimulatorClient = request.getfixturevalue("simulator")
     simulator.reset()
+    patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    patch.setattr(clients, "READ_SECONDS", 1.0)  # a KMS that hangs is waited for, call after call
     for name, value in simulator.environment.items():
-        request.getfixturevalue("monkeypatch").setenv(name, value)
+        patch.setenv(name, value)
     return AwsRig(simulator)
