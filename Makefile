@@ -15,11 +15,11 @@ BENCH_FLAGS ?=
 MINUTES ?= 10
 SOAK_FLAGS ?=
 PYTEST_FLAGS ?=
-TEST_WORKERS ?= 2
-# Tests of real processes wait more than they work: there is room for a third group of them on two cores.
-ACCEPTANCE_WORKERS ?= 3
+# Tests of real processes wait more than they work: there is room for four groups of tests on two cores.
+TEST_WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25
 
-.PHONY: help setup demo up test unit acceptance check bench bench-fair bench-peers bench-growth bench-large bench-watched failpoints soak constraints
+.PHONY: help setup demo up test test-long unit acceptance check bench bench-fair bench-peers bench-growth bench-large bench-watched failpoints soak constraints
 
 help: ## Print this help
 	@echo "keyrepack: moves a customer's whole key hierarchy onto a new main key"
@@ -36,13 +36,17 @@ demo: $(VENV)/.runtime ## Run the main job on embedded parts: 100,000 data keys,
 up: $(VENV)/.runtime ## Start the same parts and stay up; Ctrl-C stops them all
 	$(BIN)/keyrepack up $(UP_FLAGS)
 
-test: unit acceptance ## Run every test but the failpoints' (a missing server skips; it fails where CI is set)
+test: $(VENV)/.dev ## Run every test but the long ones (a missing server skips; it fails where CI is set)
+	$(PYTEST) -m "not long" $(PYTEST_FLAGS)
 
 unit: $(VENV)/.dev ## Run the tests that start no workers: rules, contracts, properties, real servers
-	$(BIN)/python -m pytest -m "not acceptance and not failpoints" -n $(TEST_WORKERS) $(PYTEST_FLAGS)
+	$(PYTEST) -m "not acceptance and not long" $(PYTEST_FLAGS)
 
 acceptance: $(VENV)/.dev ## Run the tests of real processes
-	$(BIN)/python -m pytest -m acceptance -n $(ACCEPTANCE_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(PYTEST) -m "acceptance and not long" $(PYTEST_FLAGS)
+
+test-long: $(VENV)/.dev ## Run what is too long for everybody: every failpoint, other databases, many examples
+	$(PYTEST) -m long $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev ## Run what CI runs before the tests: ruff, mypy, import contracts, packaging
 	$(BIN)/ruff check .

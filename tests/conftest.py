@@ -31,19 +31,24 @@ T = TypeVar("T")
 DatabaseFactory = Callable[..., str]
 
 
-LONGEST = ("postgresql", "sqlite", "test_soak", "test_dashboard", "test_cli", "test_demo")
-"""Groups of acceptance tests that take a minute or more, in the order in which they begin: nothing long comes last."""
+LONGEST = ("failpoints", "postgresql", "sqlite", "test_soak", "test_dashboard", "test_cli", "test_demo")
+"""Groups of tests that take a minute or more, in the order in which they begin: nothing long comes last."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Acceptance tests run beside each other (`--dist loadgroup`): those of one stack, or of one file, one by one."""
-    grouped = [(_group_of(item), item) for item in items if item.get_closest_marker("acceptance")]
-    for group, item in grouped:
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Acceptance tests run beside each other (`--dist loadgroup`): those of one stack, or of one file, one by one.
+
+    They come first: they wait more than they work, and the other tests fill their waits.
+    """
     order = {group: place for place, group in enumerate(LONGEST)}
-    ordered = sorted(grouped, key=lambda pair: order.get(pair[0], len(order)))
-    items[:] = [*(item for _, item in ordered), *(item for item in items if not item.get_closest_marker("acceptance"))]
+    places: dict[pytest.Item, int] = {}
+    for item in items:
+        if item.get_closest_marker("acceptance"):
+            item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+        mark = item.get_closest_marker("xdist_group")
+        places[item] = len(order) + 1 if mark is None else order.get(mark.args[0], len(order))
+    items.sort(key=places.__getitem__)
 
 
 @pytest.hookimpl(trylast=True)

@@ -71,7 +71,7 @@ class Up:
         """The document of a command that succeeds."""
         command = [sys.executable, "-m", "workers.cli", *arguments, "--json"]
         done = subprocess.run(
-            command, env=FRESH | SMALL | self.environment, capture_output=True, text=True, timeout=90, check=False
+            command, env=FRESH | SMALL | self.environment, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -154,7 +154,7 @@ def standing(folder: Path) -> Iterator[Up]:
         yield Up(data, text)
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
 
 class Person:

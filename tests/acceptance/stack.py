@@ -59,6 +59,13 @@ ON_SQLITE = pytest.mark.parametrize("stacks", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("stacks", ["postgresql"], indirect=True)
 """For a test in which neither database nor broker plays a part, or whose twin runs on the others: minutes are few."""
 
+_LONG = pytest.mark.long
+FIRST_ON_SQLITE = pytest.mark.parametrize("stacks", ["sqlite", pytest.param("postgresql", marks=_LONG)], indirect=True)
+FIRST_ON_POSTGRESQL = pytest.mark.parametrize(
+    "stacks", [pytest.param("sqlite", marks=_LONG), "postgresql"], indirect=True
+)
+"""For a test that every run makes on one stack, and the long tests on the other. Without a mark it is made on both."""
+
 LOG_LINES, LOG_WIDTH = 40, 300
 
 

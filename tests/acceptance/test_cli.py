@@ -36,7 +36,7 @@ class Standing:
         """Type a command in another terminal."""
         command = [sys.executable, "-m", "workers.cli", *arguments]
         return subprocess.run(
-            command, env=FRESH | self.environment, capture_output=True, text=True, timeout=60, check=False
+            command, env=FRESH | self.environment, capture_output=True, text=True, timeout=300, check=False
         )
 
     def done(self, *arguments: str) -> Any:
@@ -68,7 +68,7 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
     yield Standing(folder, process, text)
     if process.poll() is None:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
 
 def test_an_operator_replaces_a_main_key(standing: Standing) -> None:
@@ -85,7 +85,7 @@ def test_an_operator_replaces_a_main_key(standing: Standing) -> None:
     assert standing.done("verify")["ok"] is True
     assert standing.done("audit", "verify")["whole"] is True
     standing.process.send_signal(signal.SIGINT)
-    out, _ = standing.process.communicate(timeout=60)
+    out, _ = standing.process.communicate(timeout=300)
     assert standing.process.returncode == 0, out
     assert "All of it is stopped." in out
     marker = str(standing.folder.parent)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from schemas.states import RepackState
-from tests.acceptance.stack import PATIENCE, WORKERS, Seeded, Stack
+from tests.acceptance.stack import FIRST_ON_POSTGRESQL, FIRST_ON_SQLITE, PATIENCE, WORKERS, Seeded, Stack
 from workers.store.repacks import Repack
 from workers.store.shards import LEASED, list_shards
 
@@ -61,7 +61,7 @@ def test_a_killed_worker_costs_one_batch_at_most(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("stacks", "flushed"),
-    [("sqlite", True), ("postgresql", True), ("postgresql", False)],
+    [("sqlite", True), pytest.param("postgresql", True, marks=pytest.mark.long), ("postgresql", False)],
     ids=["sqlite-flushed", "postgresql-flushed", "postgresql"],
     indirect=["stacks"],
 )
@@ -82,6 +82,7 @@ def test_all_workers_are_killed_and_new_ones_go_on(stack: Stack, flushed: bool) 
     assert stack.takeovers(repack) >= 1
 
 
+@FIRST_ON_POSTGRESQL
 def test_a_worker_that_was_frozen_past_its_lease_does_no_harm(stack: Stack) -> None:
     """SIGSTOP until another worker has the shard, then SIGCONT: what the late one holds is void (R4)."""
     seeded = stack.seed(data=6000)
@@ -98,6 +99,7 @@ def test_a_worker_that_was_frozen_past_its_lease_does_no_harm(stack: Stack) -> N
     stack.check_deep(seeded, repack, takeovers=1)
 
 
+@FIRST_ON_SQLITE
 def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     """SIGTERM in mid-batch: workers commit, give their leases back and exit with 0; new ones need not wait."""
     stack.wait_until_ready(*WORKERS)
@@ -117,6 +119,7 @@ def test_a_warm_shutdown_ends_the_slice_and_loses_nothing(stack: Stack) -> None:
     stack.check_deep(seeded, repack, takeovers=0)
 
 
+@FIRST_ON_SQLITE
 def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
     """The broker forgets all, again and again, under workers that go on working: the run ends, and events are heard."""
     seeded = _begin(stack)
@@ -139,6 +142,7 @@ def test_a_flush_under_working_workers_is_survived(stack: Stack) -> None:
     stack.check_shallow(seeded, repack)
 
 
+@FIRST_ON_POSTGRESQL
 def test_a_broker_that_dies_and_comes_back_is_survived(stack: Stack) -> None:
     """The broker is killed in mid-run, stays away and comes back empty: the same workers reconnect, the run ends."""
     seeded = _begin_slowly(stack)

@@ -36,7 +36,7 @@ def _begin(stack: Stack, old: str, new: str) -> tuple[Seeded, Repack]:
     ("stacks", "side", "state", "cause"),
     [
         ("sqlite", "target", "Disabled", "disabled"),
-        ("postgresql", "target", "Disabled", "disabled"),
+        pytest.param("postgresql", "target", "Disabled", "disabled", marks=pytest.mark.long),
         ("postgresql", "source", "Unavailable", "unavailable"),
     ],
     indirect=["stacks"],

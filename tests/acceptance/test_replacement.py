@@ -11,7 +11,7 @@ from kombu import Connection, Queue
 from producers.topology import TOLD
 from schemas.events import CONTENT_TYPE, OUTBOUND, Event, json_schema
 from schemas.states import RepackState
-from tests.acceptance.stack import PATIENCE, Seeded, Stack, replaced, rotated
+from tests.acceptance.stack import FIRST_ON_POSTGRESQL, FIRST_ON_SQLITE, PATIENCE, Seeded, Stack, replaced, rotated
 from workers.store.audit import records
 from workers.store.repacks import Repack
 
@@ -31,6 +31,7 @@ def test_a_published_event_moves_and_renews_the_whole_hierarchy(stack: Stack) ->
     assert repack.certificate["rewrapped"] == seeded.roots
 
 
+@FIRST_ON_POSTGRESQL
 def test_the_old_key_is_needed_for_nothing_once_its_move_has_closed(stack: Stack) -> None:
     """The customer disables the old key as soon as the certificate says so; the renewal does not notice."""
     old, new = stack.simulator.create_main_key(), stack.simulator.create_main_key()
@@ -49,6 +50,7 @@ def test_the_old_key_is_needed_for_nothing_once_its_move_has_closed(stack: Stack
     stack.check_deep(seeded, repack)
 
 
+@FIRST_ON_SQLITE
 def test_outgoing_events_arrive_in_order_and_by_their_schema(stack: Stack) -> None:
     """Whoever binds a queue hears each step of a repack, in the order of the audit chain, as valid CloudEvents."""
     queue = Queue(f"listener-{stack.folder.parent.name}", TOLD, routing_key="#", durable=False, auto_delete=False)
@@ -92,6 +94,7 @@ def test_outgoing_events_arrive_in_order_and_by_their_schema(stack: Stack) -> No
     assert {event.data["repack"] for event in heard[1:]} == {str(repack.repack_id)}
 
 
+@FIRST_ON_POSTGRESQL
 def test_a_rotated_key_costs_one_call_a_root_and_four(stack: Stack) -> None:
     """A shallow repack after a rotation inside the KMS: at most 1 call a root + 4, as the KMS itself counts."""
     key = stack.simulator.create_main_key()
@@ -102,6 +105,7 @@ def test_a_rotated_key_costs_one_call_a_root_and_four(stack: Stack) -> None:
     stack.check_shallow(seeded, repack)
 
 
+@FIRST_ON_SQLITE
 def test_a_rotation_that_did_not_happen_changes_nothing(stack: Stack) -> None:
     """`main_key.rotated` is a hint: where the KMS has no new generation no repack starts."""
     key = stack.simulator.create_main_key()
@@ -113,6 +117,7 @@ def test_a_rotation_that_did_not_happen_changes_nothing(stack: Stack) -> None:
     assert stack.repack(seeded.environment) is None
 
 
+@FIRST_ON_POSTGRESQL
 @pytest.mark.parametrize("source", ["managed", "aws-kms"])
 def test_a_replacement_costs_five_calls_a_root_and_eight(stack: Stack, source: str) -> None:
     """A deep repack onto AWS KMS: at most 5 calls a root + 8, as the KMS itself counts."""

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from schemas.states import RepackState
-from tests.acceptance.stack import PATIENCE, Seeded, Stack
+from tests.acceptance.stack import FIRST_ON_POSTGRESQL, PATIENCE, Seeded, Stack
 from workers.celery_app.app import make_app
 from workers.celery_app.config import WALK
 from workers.store import models
@@ -24,6 +24,7 @@ LOOKED_FOR = 12
 """How many keys' bytes are looked for, of each kind."""
 
 
+@FIRST_ON_POSTGRESQL
 def test_no_secret_is_anywhere(stack: Stack) -> None:
     """After a run with a crash in mid-batch and a failing KMS, at debug level: no plaintext, and no wrap in a log."""
     first_key = stack.simulator.create_main_key()

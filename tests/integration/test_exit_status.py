@@ -41,7 +41,7 @@ def test_a_worker_that_ends_by_an_error_says_so(tmp_path: Path, redis_server: Re
     """Celery logs the error and stops; a supervisor that saw status 0 would take the worker for done."""
     process = subprocess.run(
         [sys.executable, "-c", FAILING.format(error=error)], env=environment(tmp_path, redis_server.url),
-        capture_output=True, timeout=60, check=False,
+        capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert process.returncode == (7 if "7" in error else 1), process.stderr.decode()[-2000:]
 

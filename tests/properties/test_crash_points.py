@@ -19,7 +19,7 @@ from workers.store.repacks import Repack
 
 BATCH = 3
 
-KILLS = 60
+KILLS = 40
 """Fewer commits than a run of this tree takes: a run that takes fewer has lost its checkpoints."""
 
 

@@ -186,7 +186,7 @@ def test_two_migrations_at_once_are_one(empty_url: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "workers.cli", "migrate", "--json"]
     env = os.environ | {"KEYREPACK_DATABASE_URL": empty_url}
     running = [subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
-    done = [process.communicate(timeout=60) for process in running]
+    done = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0], done
     database = Database(empty_url)
     require_current(database)

@@ -390,12 +390,13 @@ def test_without_the_platforms_key_all_of_it_is_closed(services: Services, tmp_p
         services.loop.run(services.kms.main_key(uri).describe())
 
 
-def test_a_database_that_is_away_is_no_refusal(services: Services, tmp_path: Path) -> None:
+def test_a_database_that_is_away_is_no_refusal(services: Services) -> None:
     """An uploaded key whose row cannot be read is unreachable, never deleted."""
     uri = new_key(services)
     services.database.close()
-    for path in tmp_path.glob("db.sqlite*"):
+    file = Path(str(services.database.engine.url.database))
+    for path in file.parent.glob(f"{file.name}*"):
         path.unlink()
-    (tmp_path / "db.sqlite").mkdir()
+    file.mkdir()
     with pytest.raises(KmsUnreachable):
         services.loop.run(services.kms.main_key(uri).describe())

@@ -99,7 +99,7 @@ def test_without_an_endpoint_there_are_none() -> None:
         "from workers.runtime.settings import Settings;"
         "from workers.compose import build_services; build_services(Settings(database_url='sqlite://')).close()"
     )
-    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], timeout=300, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
